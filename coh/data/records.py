@@ -1,0 +1,105 @@
+"""The things that travel along the path of the data: frozen, small, and checked where they are made.
+
+A stored row of any format becomes a `FeedbackGroup`; a template turns the group into `Segment`s; encoding turns those into
+a `Document` of token ids. After `FeedbackGroup` nobody knows where the feedback came from, except as a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ROLES = ("system", "user", "assistant")
+TASKS = ("general", "answer", "summary", "conversation")
+
+
+class FeedbackError(ValueError):
+    """Data or a template that a person has to mend: the message names the place, the value and the remedy."""
+
+
+class UnusableRow(Exception):
+    """One row that gives no group, as `UnusableRow("empty output")`: counted under its reason, never trained on."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise FeedbackError(f"role {self.role!r} is not one of {', '.join(ROLES)}")
+
+
+def as_messages(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
+    """A plain prompt as the conversation it is: one user turn.
+
+    >>> as_messages("Why is the sky blue? ")
+    (Message(role='user', content='Why is the sky blue?'),)
+    """
+    if isinstance(prompt, str):
+        return (Message("user", prompt.strip()),) if prompt.strip() else ()
+    return tuple(prompt)
+
+
+@dataclass(frozen=True)
+class FeedbackGroup:
+    """Outputs for one prompt and what people said of them: the narrow waist of the package.
+
+    Outputs stand best first. `ranks` has one number per output, 1 for the best; equal ranks are a tie. `critiques` is
+    empty or holds words about each output ("" where there are none). `revision` is an improved output, if one exists.
+
+    >>> group = FeedbackGroup("demo", as_messages("2 + 2?"), outputs=("4", "5"), ranks=(1, 2))
+    >>> group.is_tie
+    False
+    """
+
+    source: str
+    prompt: tuple[Message, ...]
+    outputs: tuple[str, ...]
+    ranks: tuple[int, ...]
+    critiques: tuple[str, ...] = ()
+    revision: str | None = None
+    task: str = "general"
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            raise UnusableRow("no output")
+        if any(not output.strip() for output in self.outputs):
+            raise UnusableRow("empty output")
+        if any(output != output.strip() for output in self.outputs):
+            raise FeedbackError("outputs are stored without white space around them: strip them where they are read")
+        if len(set(self.outputs)) < len(self.outputs):
+            raise UnusableRow("identical outputs")
+        if len(self.ranks) != len(self.outputs):
+            raise FeedbackError(f"{len(self.ranks)} ranks for {len(self.outputs)} outputs: give one rank per output")
+        if list(self.ranks) != sorted(self.ranks) or self.ranks[0] != 1:
+            raise FeedbackError(f"ranks {self.ranks} must rise from 1: order the outputs best first")
+        if self.critiques and len(self.critiques) != len(self.outputs):
+            raise FeedbackError(f"{len(self.critiques)} critiques for {len(self.outputs)} outputs: give one each or none")
+        if self.task not in TASKS:
+            raise FeedbackError(f"task {self.task!r} is not one of {', '.join(TASKS)}")
+
+    @property
+    def is_tie(self) -> bool:
+        """True where people preferred no output to another."""
+        return len(self.outputs) > 1 and self.ranks[0] == self.ranks[-1]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a chain's text, and whether the model is to learn to write it."""
+
+    text: str
+    is_target: bool
+
+
+@dataclass(frozen=True)
+class Document:
+    """One chain, or one pretraining text, as tokens; `target_mask` has an entry per id."""
+
+    input_ids: tuple[int, ...]
+    target_mask: tuple[bool, ...]
+    source: str
