@@ -1,0 +1,253 @@
+"""Templates: the words around the outputs, read from YAML, checked, and nothing else.
+
+In: `prose`, `marker`, `marker_varied` or the path of a YAML file. Out: a `Family` of `Template`s, sorted by task and polarity.
+
+A template's text alternates words and slots, and slots stand between white space:
+
+    "{prompt} A good answer: {better} A worse one: {worse}"
+
+`{prompt}` is the prompt; `{better}` and `{worse}` are two outputs; a tie says `{first}` and `{second}`. Outputs are what
+the model learns to write, except in a question, where it learns the `answer` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from coh.data.records import ROLES, TASKS, FeedbackError
+
+BUILT_IN = Path(__file__).parent / "templates"
+# Which output slots a polarity has, in the order in which they stand. A question may show its two outputs either way.
+POLARITIES: dict[str, tuple[str, ...]] = {
+    "p": ("better",),
+    "n": ("worse",),
+    "pn": ("better", "worse"),
+    "np": ("worse", "better"),
+    "tie": ("first", "second"),
+    "question": ("better", "worse"),
+}
+SLOTS = ("prompt", "better", "worse", "first", "second")
+_SLOT = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Words of the template (`slot` is ""), or a slot with the white space in front of it as `text`."""
+
+    text: str
+    slot: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """One sentence of feedback around one or two outputs; `name` is task.polarity.number."""
+
+    name: str
+    text: str
+    answer: str = ""
+
+    @property
+    def task(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def polarity(self) -> str:
+        return self.name.split(".")[1]
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Words and slots in turn. Every part but the first starts with its white space and none ends with any.
+
+        >>> Template("general.p.1", "{prompt} A good answer: {better}").parts
+        (Part(text='', slot='prompt'), Part(text=' A good answer:', slot=''), Part(text=' ', slot='better'))
+        """
+        parts: list[Part] = []
+        position = 0
+        for match in [*_SLOT.finditer(self.text), None]:
+            words = self.text[position : match.start() if match else None]
+            bare = words.rstrip()
+            if bare:
+                parts.append(Part(bare))
+            if match:
+                parts.append(Part(words[len(bare) :], match[1]))
+                position = match.end()
+        return tuple(parts)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The output slots in the order of the text."""
+        return tuple(part.slot for part in self.parts if part.slot not in ("", "prompt"))
+
+    def faults(self) -> list[str]:
+        """What is wrong with the template, as sentences; empty where nothing is."""
+        slots = [part.slot for part in self.parts if part.slot]
+        wanted = POLARITIES[self.polarity]
+        found = [f"{{{slot}}} is no slot: use {', '.join('{%s}' % name for name in SLOTS)}" for slot in slots if slot not in SLOTS]
+        if found:
+            return found
+        rest = _SLOT.sub("", self.text)
+        if "{" in rest or "}" in rest:
+            found.append("a brace stands alone: braces are for slots only")
+        if self.text != self.text.strip():
+            found.append("white space at an end: take it away")
+        for match in _SLOT.finditer(self.text):
+            before, after = self.text[: match.start()], self.text[match.end() :]
+            if (before and not before[-1].isspace()) or (after and not after[0].isspace()):
+                found.append(f"{match[0]} touches other text: put white space around it, so that tokens do not run together")
+        has_outputs = self.outputs == wanted or (self.polarity == "question" and sorted(self.outputs) == sorted(wanted))
+        if not has_outputs:
+            order = " then ".join("{%s}" % slot for slot in wanted)
+            found.append(f"polarity {self.polarity} takes {order}, this has {' then '.join('{%s}' % s for s in self.outputs) or 'none'}")
+        if slots.count("prompt") > 1 or "prompt" in slots[1:]:
+            found.append("{prompt} stands at most once, and before the outputs")
+        for before, part in zip((None, *self.parts), self.parts):
+            if part.slot in wanted and (before is None or before.slot):
+                found.append(f"no words in front of {{{part.slot}}}: feedback stands before the output that it describes")
+        if self.polarity == "question":
+            if self.parts and self.parts[-1].slot:
+                found.append("a question ends with its own words, not with an output")
+            if not self.answer.strip() or self.answer != self.answer.strip() or _SLOT.search(self.answer):
+                found.append("a question needs an `answer`: plain words, without slots or white space around them")
+        else:
+            if self.parts and not self.parts[-1].slot:
+                found.append("words after the last output would describe an output that stands before them: move them in front")
+            if self.answer:
+                found.append("`answer` belongs to questions only")
+        return found
+
+
+@dataclass(frozen=True)
+class Family:
+    """Templates that belong together, and the two things they share: role names, and where the end-of-text token stands."""
+
+    name: str
+    eos: str  # "each": after every output; "end": once, after the chain
+    roles: dict[str, str]
+    templates: tuple[Template, ...] = field(repr=False)
+
+    @cached_property
+    def _by_kind(self) -> dict[tuple[str, str], tuple[Template, ...]]:
+        kinds: dict[tuple[str, str], tuple[Template, ...]] = {}
+        for template in self.templates:
+            kinds[template.task, template.polarity] = (*kinds.get((template.task, template.polarity), ()), template)
+        return kinds
+
+    def choices(self, task: str, polarity: str) -> tuple[Template, ...]:
+        """The templates for a task; a task without any of this polarity takes those of `general`."""
+        return self._by_kind.get((task, polarity)) or self._by_kind.get(("general", polarity), ())
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the saved model keeps, in the form of the YAML file: `read_family` reads it back."""
+        tasks: dict[str, Any] = {}
+        for template in self.templates:
+            entry = {"text": template.text, "answer": template.answer} if template.answer else template.text
+            tasks.setdefault(template.task, {}).setdefault(template.polarity, []).append(entry)
+        return {"eos": self.eos, "roles": self.roles, "tasks": tasks}
+
+
+def load_family(name: str) -> Family:
+    """The built-in family of this name, or the one in a YAML file.
+
+    >>> load_family("marker").choices("summary", "p")[0].text
+    'User: {prompt} A helpful answer: {better}'
+
+    Raises:
+        FeedbackError: every fault of the file, each with its line.
+    """
+    import yaml  # deferred: a saved model's templates are read without it
+
+    names = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
+    path = BUILT_IN / f"{name}.yaml" if name in names else Path(name)
+    if not path.is_file():
+        raise FeedbackError(f"templates {name!r}: neither {', '.join(names)} nor a file that is there")
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FeedbackError(f"templates {path}: not YAML: {error}") from error
+    lines: dict[tuple[Any, ...], int] = {}
+    try:
+        data = _plain(root, lines, ())
+    except FeedbackError as error:
+        raise FeedbackError(f"templates {path}: {error}") from None
+    except RecursionError:
+        raise FeedbackError(f"templates {path}: an alias (*name) stands inside its own anchor (&name): write it out") from None
+    return read_family(path.stem, data, lines, where=str(path))
+
+
+def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None = None, where: str = "") -> Family:
+    """Checks the mapping that a YAML file or a saved model holds, and gives its family."""
+    faults: list[str] = []
+
+    def fault(path: tuple[Any, ...], sentence: str) -> None:
+        line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), None) if lines else None
+        # Entries count from 1, as in a template's name.
+        place = ".".join(str(step + 1) if isinstance(step, int) else str(step) for step in path)
+        faults.append((f"line {line}: " if line else "") + (f"{place}: " if place else "") + sentence)
+
+    def mapping(path: tuple[Any, ...], value: Any, known: tuple[str, ...]) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            fault(path, f"must be a mapping with {', '.join(known)}")
+            return {}
+        for unknown in [entry for entry in value if entry not in known]:
+            fault((*path, unknown), f"not one of {', '.join(known)}")
+        return {entry: value[entry] for entry in value if entry in known}
+
+    data = mapping((), data, ("eos", "roles", "tasks"))
+    eos = data.get("eos", "end")
+    if eos not in ("each", "end"):
+        fault(("eos",), f"{eos!r}: say each (after every output) or end (once, after the chain)")
+    roles = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
+    for role, words in mapping(("roles",), data.get("roles", {}), ROLES).items():
+        if not isinstance(words, str) or not words.strip() or words != words.strip():
+            fault(("roles", role), "must be words without white space around them")
+        else:
+            roles[role] = words
+    templates: list[Template] = []
+    seen: dict[str, str] = {}
+    for task, polarities in mapping(("tasks",), data.get("tasks"), TASKS).items():
+        for polarity, entries in mapping(("tasks", task), polarities, tuple(POLARITIES)).items():
+            here = ("tasks", task, polarity)
+            if not isinstance(entries, list) or not entries:
+                fault(here, "must be a list of templates")
+                continue
+            for number, entry in enumerate(entries):
+                keys = mapping((*here, number), entry, ("text", "answer")) if isinstance(entry, dict) else {"text": entry}
+                text, answer = keys.get("text"), keys.get("answer", "")
+                if not isinstance(text, str) or not isinstance(answer, str):
+                    fault((*here, number), "must be a text, or text and answer")
+                    continue
+                template = Template(f"{task}.{polarity}.{number + 1}", text, answer)
+                for sentence in template.faults():
+                    fault((*here, number), sentence)
+                if seen.setdefault(f"{task} {text}", template.name) != template.name:
+                    fault((*here, number), f"the same text as {seen[f'{task} {text}']}")
+                templates.append(template)
+    if not templates and not faults:
+        fault(("tasks",), "no templates")
+    if faults:
+        raise FeedbackError("\n".join([f"templates {where or name}: {len(faults)} to mend", *(f"  {line}" for line in faults)]))
+    return Family(name, eos, roles, tuple(templates))
+
+
+def _plain(node: Any, lines: dict[tuple[Any, ...], int], path: tuple[Any, ...]) -> Any:
+    """The plain value of a YAML node, noting the line of each; numbers and dates stay the text they were written as."""
+    if node is None:
+        return None
+    lines[path] = node.start_mark.line + 1
+    if node.id == "mapping":
+        plain: dict[str, Any] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.id != "scalar":
+                raise FeedbackError(f"line {line}: a text that begins with a brace or bracket needs quotes around it")
+            if key.value in plain:
+                raise FeedbackError(f"line {line}: {key.value} stands here again: write its entries in one place")
+            plain[key.value] = _plain(value, lines, (*path, key.value))
+        return plain
+    if node.id == "sequence":
+        return [_plain(value, lines, (*path, number)) for number, value in enumerate(node.value)]
+    return node.value
