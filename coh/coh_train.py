@@ -1,0 +1,139 @@
+"""Train a language model on human feedback with Chain of Hindsight (arXiv 2302.02676).
+
+    python -m coh.coh_train --model_name gpt2 --feedback_data hh_rlhf --output_dir out/gpt2-hh
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional
+
+from transformers import set_seed
+
+from coh.arguments import ConfigError, parse
+from coh.data.coh_data import CoHDataArgs, CoHDataset, load_datasets
+from coh.data.collator import collate
+from coh.data.records import FeedbackError
+from coh.data.summary import summarize, table
+from coh.data.templates import load_family
+from coh.modeling import DTYPES, ModelError, load_config, load_model, load_tokenizer, problems_of
+from coh.saved import Words, save_words
+from coh.trainer import CoHTrainArgs, CoHTrainer
+
+logger = logging.getLogger("coh")
+
+
+@dataclass
+class ExperimentArgs:
+    """Which model, and how the run is named."""
+
+    model_name: str = field(default="gpt2", metadata={"help": "Hub id, folder or .gguf file of a causal language model; the default is small enough to try things."})
+    tokenizer_name: Optional[str] = field(default=None, metadata={"help": "Tokenizer, where it does not lie with the model."})
+    cache_dir: Optional[str] = field(default=None, metadata={"help": "Where downloads and prepared data are kept; by default the Hugging Face caches."})
+    attn_implementation: Optional[str] = field(
+        default=None, metadata={"help": "Attention of transformers: sdpa, eager, flash_attention_2, ...; by default the model's own choice, sdpa for most."}
+    )
+    dtype: str = field(
+        default="float32",
+        metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; float32 keeps small updates, and --bf16 computes fast all the same."},
+    )
+    wandb_project_name: Optional[str] = field(default=None, metadata={"help": "Project of the run in W&B, with --report_to wandb."})
+    wandb_run_name: Optional[str] = field(default=None, metadata={"help": "Name of the run in W&B; by default --run_name."})
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.model_name.strip():
+            problems.append("--model_name is empty: give a hub id, a folder or a .gguf file.")
+        if self.dtype not in DTYPES:
+            problems.append(f"--dtype {self.dtype}: give one of {', '.join(DTYPES)}.")
+        if problems:
+            raise ConfigError(problems)
+
+
+def cross_problems(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> list[str]:
+    """What is wrong between the options: the model, its tokenizer and the data against each other, before weights load."""
+    try:
+        config = load_config(experiment.model_name, experiment.cache_dir)
+        tokenizer = load_tokenizer(experiment.tokenizer_name or experiment.model_name, experiment.cache_dir)
+    except ModelError as error:
+        return [str(error)]
+    problems = problems_of(config, tokenizer, data.seq_length)
+    if train.prepend_bos and tokenizer.bos_token_id is None:
+        problems.append("--prepend_bos: the tokenizer has no bos_token; leave the option out.")
+    if train.pt_loss_weight and not data.has_pretrain:
+        logger.info("no pretraining text: --pt_loss_weight %g has nothing to weigh", train.pt_loss_weight)
+    return problems
+
+
+def fit_length(dataset: CoHDataset, train: CoHTrainArgs) -> None:
+    """Makes a run one long pass of whole steps: `max_steps` from the epochs asked for, and the dataset as long as that.
+
+    Rows are numbered across epochs, so a last step that an epoch does not fill takes rows of the next one.
+    """
+    rows_per_step = train.train_batch_size * train.world_size * train.gradient_accumulation_steps
+    if train.max_steps <= 0:
+        train.max_steps = max(1, -(-dataset.rows_in_epochs(train.num_train_epochs) // rows_per_step))
+    dataset.num_rows = train.max_steps * rows_per_step
+
+
+def save_result(trainer: CoHTrainer, experiment: ExperimentArgs, data: CoHDataArgs, summary: dict[str, Any]) -> None:
+    """The model as a plain Hugging Face folder, and `coh.json` beside it."""
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        words = Words(load_family(data.templates), trainer.args.prepend_bos, tuple(summary["tasks"]))
+        arguments = {**asdict(experiment), **asdict(data), **trainer.args.to_dict()}
+        save_words(trainer.args.output_dir, words, data=summary, arguments=arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, load, build, train, evaluate, save."""
+    experiment, data, train = parse(
+        [ExperimentArgs, CoHDataArgs, CoHTrainArgs],
+        argv,
+        prog="python -m coh.coh_train",
+        description="Train a language model on human feedback with Chain of Hindsight.",
+        checks=cross_problems,
+    )
+    is_main = train.process_index == 0
+    logging.basicConfig(format="%(message)s", level=logging.INFO if is_main else logging.ERROR)
+    if experiment.wandb_project_name:
+        os.environ.setdefault("WANDB_PROJECT", experiment.wandb_project_name)
+    train.run_name = experiment.wandb_run_name or train.run_name
+
+    tokenizer = load_tokenizer(experiment.tokenizer_name or experiment.model_name, experiment.cache_dir)
+    seed = train.seed if train.data_seed is None else train.data_seed
+    try:
+        with train.main_process_first(desc="preparing data"):
+            datasets = load_datasets(
+                data, tokenizer, seed=seed, prepend_bos=train.prepend_bos, cache_dir=experiment.cache_dir
+            )
+        summary = summarize(datasets["train"])
+    except FeedbackError as error:
+        raise SystemExit(f"coh.coh_train: {error}") from error
+    logger.info("\n%s\n", table(summary))
+    fit_length(datasets["train"], train)
+
+    set_seed(train.seed)
+    model = load_model(
+        experiment.model_name,
+        dtype=experiment.dtype,
+        attn_implementation=experiment.attn_implementation,
+        cache_dir=experiment.cache_dir,
+    )
+    validation, test = datasets.get("validation"), datasets.get("test")
+    trainer = CoHTrainer(
+        model=model,
+        args=train,
+        train_dataset=datasets["train"],
+        eval_dataset=validation,
+        source_names=(validation or test or datasets["train"]).source_names,
+        data_collator=collate,
+        processing_class=tokenizer,
+    )
+    trainer.train(resume_from_checkpoint=train.resume_from_checkpoint)
+    if trainer.state.global_step < train.max_steps:
+        raise SystemExit(f"coh.coh_train: stopped at step {trainer.state.global_step} of {train.max_steps}: no final model is written")
+    save_result(trainer, experiment, data, summary)
+    if test is not None:
+        trainer.save_metrics("test", trainer.evaluate(test, metric_key_prefix="test"))

@@ -1,0 +1,166 @@
+"""The dataset: feedback and pretraining text as rows of fixed length, each a pure function of (seed, index).
+
+In: `CoHDataArgs` and a tokenizer. Out: one `CoHDataset` for each split, whose items are dicts of numpy arrays:
+
+    input_ids, labels, position_ids, source_id   (seq_length,)   labels are -100 where there is no target
+    is_pretrain, row                             ()
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from coh.data.chains import Chains, Source
+from coh.data.data_args import CoHDataArgs
+from coh.data.encoding import Encoder
+from coh.data.plan import RowStream
+from coh.data.pretrain import Texts, load_texts
+from coh.data.records import FeedbackError
+from coh.data.sources import load_groups, parse_sources, split_groups
+from coh.data.templates import load_family
+
+__all__ = ["CoHDataArgs", "CoHDataset", "load_datasets"]
+
+logger = logging.getLogger("coh")
+
+IGNORED = -100
+PRETRAIN = "pretrain"  # the label of pretraining text among the sources
+
+
+class CoHDataset:
+    """Rows of feedback, and of pretraining text between them at a fixed ratio. Item i depends on the seed and i alone.
+
+    A training set goes on through the epochs without end; its length says where the run stops. An evaluation set is one
+    pass: all feedback rows, then at most as many rows of text.
+
+    Args:
+        chains: the feedback's documents.
+        texts: the pretraining text's documents, if any.
+        args: how rows are made.
+        tokenizer: for the padding token.
+        is_training: an endless mixture, or one pass.
+        seed: of the order of rows.
+    """
+
+    def __init__(self, chains: Chains, texts: Texts | None, args: CoHDataArgs, tokenizer: Any, *, is_training: bool, seed: int) -> None:
+        self.args, self.chains, self.texts, self.is_training = args, chains, texts, is_training
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.source_names = [*(source.name for source in chains.sources), PRETRAIN]
+        capacity, packing = args.seq_length, args.packing
+        self.feedback_rows = RowStream(chains.window, chains.num_windows, capacity, packing, seed, "feedback")
+        self.text_rows = RowStream(texts.window, texts.num_windows, capacity, packing, seed, "text") if texts and len(texts) else None
+        # Of every so many rows this share is text; a fraction, so that row i's kind is exact arithmetic for any i.
+        ratio = Fraction(args.pretrain_ratio).limit_denominator(1000) if self.text_rows else Fraction(0)
+        self._text_share = ratio / (1 + ratio)
+        if is_training:
+            self.num_rows = self.rows_in_epochs(1)
+        else:
+            self._num_feedback = self.feedback_rows.rows_until(1)
+            num_texts = min(self.text_rows.rows_until(1), self._num_feedback) if self.text_rows else 0
+            self.num_rows = self._num_feedback + num_texts
+
+    def rows_in_epochs(self, epochs: float) -> int:
+        """Rows, of both kinds, in which the feedback is read so many times."""
+        whole = int(epochs)
+        feedback = self.feedback_rows.rows_until(whole)
+        if epochs > whole:
+            feedback += round((epochs - whole) * (self.feedback_rows.rows_until(whole + 1) - feedback))
+        return -(-feedback * self._text_share.denominator // (self._text_share.denominator - self._text_share.numerator))
+
+    def place(self, row: int) -> tuple[bool, int]:
+        """Whether a row is text, and its number among the rows of its kind."""
+        if not self.is_training:
+            return (True, row - self._num_feedback) if row >= self._num_feedback else (False, row)
+        texts_before, texts_with = int(row * self._text_share), int((row + 1) * self._text_share)
+        return (True, texts_before) if texts_with > texts_before else (False, row - texts_before)
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if not 0 <= row < self.num_rows:
+            raise IndexError(f"row {row} of {self.num_rows}")
+        is_text, number = self.place(int(row))
+        stream = self.text_rows if is_text else self.feedback_rows
+        return self._row(stream.spans(number), int(row), is_text)
+
+    def _row(self, spans: Sequence[tuple[Any, Any, int]], row: int, is_text: bool) -> dict[str, Any]:
+        length = self.args.seq_length
+        input_ids = np.full(length, self.pad_id, np.int64)
+        labels = np.full(length, IGNORED, np.int64)
+        source_id = np.full(length, -1, np.int64)
+        position_ids = np.arange(length)
+        start = 0
+        for ids, targets, source in spans:
+            stop = start + len(ids)
+            input_ids[start:stop] = ids
+            labels[start:stop] = np.where(targets, ids, IGNORED)
+            labels[start] = IGNORED  # nothing stands in front of it that it could be predicted from
+            source_id[start:stop] = source
+            if self.args.isolate_documents:
+                position_ids[start:] = np.arange(length - start)
+            start = stop
+        if self.args.isolate_documents:
+            position_ids[start:] = np.arange(length - start)
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "position_ids": position_ids,
+            "source_id": source_id,
+            "is_pretrain": np.bool_(is_text),
+            "row": np.int64(row),
+        }
+
+
+def load_datasets(
+    args: CoHDataArgs, tokenizer: Any, *, seed: int = 0, prepend_bos: bool = False, cache_dir: str | None = None
+) -> dict[str, CoHDataset]:
+    """The datasets `train`, `validation` and `test`; a split without any feedback is left out.
+
+    Raises:
+        FeedbackError: what a person has to mend in the data.
+    """
+    encoder, family = Encoder(tokenizer, prepend_bos), load_family(args.templates)
+    train_specs, eval_specs = parse_sources(args.feedback_data), parse_sources(args.eval_feedback_data or [])
+    splits = split_groups(
+        [load_groups(spec, feedback_format=args.feedback_format, cache_dir=cache_dir) for spec in (*train_specs, *eval_specs)],
+        test_size=args.webgpt_dataset_test_size,
+        uses=["train" if eval_specs else "split"] * len(train_specs) + ["evaluation"] * len(eval_specs),
+    )
+    texts = load_texts(args.pretrain_data, args.pretrain_docs, cache_dir) if args.has_pretrain else None
+    datasets = {}
+    for split in ("train", "validation", "test"):
+        is_training = split == "train"
+        sources = [
+            Source(part.name, part.store, part.indices, {**part.store.dropped, **dropped} if is_training else {})
+            for part, dropped in zip(getattr(splits, split), splits.dropped)
+        ]
+        # Validation and test have the same sources, so that one list of names serves both.
+        sources = sources[: len(train_specs)] if is_training or not eval_specs else sources[len(train_specs) :]
+        if not any(len(source.indices) for source in sources):
+            continue
+        # Evaluation asks the same of every run: its draws do not follow the seed, and it asks for what is always there.
+        chains = Chains(
+            sources,
+            family,
+            encoder,
+            polarities=args.chains,
+            capacity=args.seq_length,
+            weights=args.feedback_weights if is_training else None,
+            train_on=args.train_on if is_training else "all",
+            seed=seed if is_training else 0,
+        )
+        if not chains.is_exact and is_training:
+            logger.warning("this tokenizer joins pieces of text differently from the whole: whole chains are encoded, which is slower")
+        text_documents = None
+        if texts is not None:
+            text_documents = Texts(texts, encoder, held_out=not is_training, source=len(sources), seed=seed if is_training else 0)
+        datasets[split] = CoHDataset(chains, text_documents, args, tokenizer, is_training=is_training, seed=seed if is_training else 0)
+    if "train" not in datasets:
+        raise FeedbackError(f"no feedback to train on in {', '.join(spec.name for spec in train_specs)}")
+    return datasets

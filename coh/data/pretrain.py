@@ -1,0 +1,122 @@
+"""Plain text -> documents in which every token is a target: what keeps the model's language while it learns from feedback.
+
+In: `c4`, `sample`, a hub data set, or a file with a text column. Out: the texts' documents for every window of a pass, as `plan`
+takes them. A hub data set is streamed once to `num_docs` documents and kept on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coh.data import draws
+from coh.data.encoding import Encoder, Ids
+from coh.data.pieces import IdTable, encode_column
+from coh.data.plan import Ints, permute
+from coh.data.records import FeedbackError
+from coh.data.sources.reading import read_file
+from coh.data.sources.specs import SUFFIXES
+
+SAMPLE = Path(__file__).parent / "sample" / "pretrain.jsonl"
+HUB_NAMES = {"c4": ("allenai/c4", "en")}
+VERSION = 1  # part of the cache's key: raise it when the same input gives other texts
+WINDOW = 2**20
+HELD_OUT = 20  # every twentieth text is kept for evaluation
+
+
+def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
+    """A `datasets.Dataset` with the column `text`: the first `num_docs` texts of a file or a hub data set, kept on disk.
+
+    Raises:
+        FeedbackError: it cannot be read, or has no column of text.
+    """
+    from datasets import Dataset, Features, Value, load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    path = SAMPLE if name == "sample" else Path(name)
+    if path.is_file():
+        changed = path.stat()
+        identity = f"{path.resolve()}/{changed.st_size}/{changed.st_mtime_ns}"
+    elif path.suffix in (*SUFFIXES, ".txt") or name.startswith((".", "/")):
+        raise FeedbackError(f"--pretrain_data {name}: there is no such file")
+    else:
+        repository, config = HUB_NAMES.get(name, (*name.split(":", 1), None)[:2])
+        identity = f"{repository}/{config}"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        if not path.is_file():
+            yield from load_dataset(repository, config, split="train", streaming=True)
+        elif path.suffix == ".txt":
+            yield from ({"text": paragraph} for paragraph in path.read_text(encoding="utf-8").split("\n\n"))
+        elif path.suffix in SUFFIXES:
+            yield from (row for _, row in read_file(path))
+        else:
+            raise FeedbackError(f"--pretrain_data {name}: the name must end in one of {', '.join((*SUFFIXES, '.txt'))}")
+
+    def texts() -> Iterator[dict[str, str]]:
+        column = ""
+        for row in islice(rows(), num_docs):
+            column = column or _text_column(name, row)
+            yield {"text": (row[column] or "").strip()}
+
+    key = f"coh-texts-{draws.key(VERSION, f'{identity}/{num_docs}'):016x}"
+    try:
+        return Dataset.from_generator(texts, features=Features({"text": Value("string")}), cache_dir=cache_dir, fingerprint=key)
+    except DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        raise cause if isinstance(cause, FeedbackError) else FeedbackError(f"--pretrain_data {name}: {cause}") from error
+
+
+def _text_column(name: str, row: dict[str, Any]) -> str:
+    strings = [column for column, value in row.items() if isinstance(value, str)]
+    if "text" in strings or len(strings) == 1:
+        return "text" if "text" in strings else strings[0]
+    raise FeedbackError(f"--pretrain_data {name}: no column `text` among {', '.join(row)}: rename the one to learn from")
+
+
+@dataclass(frozen=True)
+class TextDocuments:
+    """The documents of one window: each text with its end-of-text token."""
+
+    texts: Texts
+    number: Ints
+    lengths: Ints
+
+    def tokens(self, number: int) -> tuple[Ids, NDArray[np.bool_], int]:
+        ids = np.concatenate([self.texts.encoder.bos, self.texts.table[int(self.number[number])], self.texts.encoder.eos])
+        return ids, np.ones(len(ids), bool), self.texts.source
+
+
+class Texts:
+    """The documents of every pass over pretraining text.
+
+    Args:
+        dataset: a `datasets.Dataset` with the column `text`.
+        held_out: take the part that is kept for evaluation, or the other one.
+        source: the number of the source that the documents carry.
+    """
+
+    def __init__(self, dataset: Any, encoder: Encoder, *, held_out: bool, source: int, seed: int) -> None:
+        self.encoder, self.source, self._seed = encoder, source, seed
+        self.table: IdTable = encode_column(
+            dataset, lambda batch: batch["text"], encoder, ["texts"], "Encoding text"
+        )
+        is_held_out = np.arange(len(dataset)) % HELD_OUT == HELD_OUT - 1
+        self._used = np.flatnonzero((is_held_out == held_out) & (self.table.lengths > 0))
+        self.num_windows = -(-len(self._used) // WINDOW)
+
+    def __len__(self) -> int:
+        return len(self._used)
+
+    def window(self, epoch: int, window: int) -> TextDocuments:
+        """The documents of one window of a pass."""
+        positions = np.arange(window * WINDOW, min((window + 1) * WINDOW, len(self._used)))
+        number = self._used[permute(positions, len(self._used), draws.key(self._seed, "texts", epoch))]
+        special = len(self.encoder.bos) + len(self.encoder.eos)
+        return TextDocuments(self, number, self.table.lengths[number].astype(np.int64) + special)

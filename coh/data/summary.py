@@ -1,0 +1,61 @@
+"""What an epoch's rows are made of, as figures and as one table for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+
+def summarize(dataset: Any) -> dict[str, Any]:
+    """One epoch of a `CoHDataset`'s feedback: documents, tokens and share per source, and what was shortened or left out."""
+    chains = dataset.chains
+    sources: dict[str, Counter[str]] = {source.name: Counter() for source in chains.sources}
+    counts: Counter[str] = Counter()
+    templates: Counter[str] = Counter()
+    tasks: Counter[str] = Counter()
+    num_rows = num_tokens = num_cut = 0
+    for window in range(chains.num_windows):
+        documents, layout, _ = dataset.feedback_rows.plan(window)
+        lengths, targets = documents.lengths, documents.num_targets
+        for number, source in enumerate(chains.sources):
+            own = documents.source == number
+            sources[source.name].update(
+                documents=int(own.sum()), tokens=int(lengths[own].sum()), targets=int(targets[own].sum())
+            )
+        counts.update(documents.counts)
+        for number, times in zip(*np.unique(documents.template, return_counts=True)):
+            templates[chains.table.templates[number].name] += int(times)
+        tasks.update(chains.tasks_of(documents))
+        num_rows += layout.num_rows
+        num_tokens += int(lengths.sum())
+        num_cut += len(layout.document) - len(lengths)
+    total = sum(found["documents"] for found in sources.values())
+    return {
+        "sources": {name: {**found, "share": found["documents"] / total} for name, found in sources.items()},
+        "tasks": dict(tasks.most_common()),
+        "dropped": {name: dict(found) for name, found in chains.dropped.items() if found},
+        "chains": {**counts, "cut where a row ends": num_cut},
+        "templates": dict(templates.most_common()),
+        "feedback_rows": num_rows,
+        "padding": 1 - num_tokens / (num_rows * dataset.args.seq_length),
+        "text_documents": len(dataset.texts) if dataset.texts else 0,
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text: a line per source, then rows, padding, and everything that was shortened, cut or dropped."""
+    width = max(8, *(len(name) for name in summary["sources"]))
+    lines = [f"{'source':{width}} {'chains':>9} {'share':>7} {'tokens':>11} {'targets':>8}"]
+    for name, found in summary["sources"].items():
+        part = found["targets"] / max(1, found["tokens"])
+        lines.append(f"{name:{width}} {found['documents']:9,} {found['share']:7.1%} {found['tokens']:11,} {part:8.1%}")
+    lines.append(
+        f"{summary['feedback_rows']:,} feedback rows an epoch, {summary['padding']:.2%} padding; "
+        f"{len(summary['templates'])} templates; {summary['text_documents']:,} pretraining texts"
+    )
+    lines += [f"chains, {what}: {count:,}" for what, count in summary["chains"].items() if count]
+    for name, reasons in summary["dropped"].items():
+        lines += [f"{name}, dropped, {reason}: {count:,}" for reason, count in reasons.items() if count]
+    return "\n".join(lines)

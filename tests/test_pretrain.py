@@ -1,0 +1,93 @@
+"""Pretraining text: read from anywhere, every token once a pass, a fixed part held out."""
+
+import json
+
+import numpy as np
+import pytest
+from toys import byte_tokenizer, write_rows
+
+from coh.data.encoding import Encoder
+from coh.data.pretrain import Texts, load_texts
+from coh.data.records import FeedbackError
+
+ROWS = [{"text": f" Text number {number}.\n"} for number in range(45)]
+
+
+@pytest.fixture
+def texts_file(tmp_path):
+    return write_rows(tmp_path / "text.jsonl", ROWS)
+
+
+def test_every_kind_of_file(tmp_path, texts_file):
+    import pandas
+
+    expected = [f"Text number {number}." for number in range(45)]
+    pandas.DataFrame(ROWS).to_csv(tmp_path / "t.csv", index=False)
+    pandas.DataFrame(ROWS).rename(columns={"text": "story"}).to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "t.json").write_text(json.dumps(ROWS))
+    (tmp_path / "t.txt").write_text("\n\n".join(expected))
+    for name in ("text.jsonl", "t.csv", "t.parquet", "t.json", "t.txt"):
+        assert list(load_texts(str(tmp_path / name), 1000, str(tmp_path / "cache"))["text"]) == expected, name
+
+
+def test_a_folder_in_the_layout_of_the_hub_is_streamed_once_to_so_many_texts(tmp_path, monkeypatch):
+    folder = tmp_path / "c4" / "en"
+    folder.mkdir(parents=True)
+    for part in range(3):
+        write_rows(folder / f"c4-train.{part:05d}-of-00003.jsonl", [{"text": f"{part}/{n}", "url": "u"} for n in range(10)])
+    monkeypatch.setattr("coh.data.pretrain.HUB_NAMES", {"c4": (str(tmp_path / "c4" / "en"), None)})
+    assert list(load_texts("c4", 12, str(tmp_path / "cache"))["text"]) == [f"0/{n}" for n in range(10)] + ["1/0", "1/1"]
+    for file in folder.iterdir():
+        file.unlink()
+    assert len(load_texts("c4", 12, str(tmp_path / "cache"))) == 12  # from the disk: nothing is left to stream
+
+
+def test_the_sample_has_forty_kilobytes_of_different_texts(tmp_path):
+    texts = list(load_texts("sample", 1000, str(tmp_path))["text"])
+    assert sum(len(text.encode()) for text in texts) > 40_000
+    sentences = [sentence for text in texts for sentence in text.split(". ") if len(sentence.split()) > 5]
+    assert len(set(texts)) == len(texts) and len(set(sentences)) == len(sentences)
+
+
+def test_a_pass_holds_every_text_once_and_none_that_is_held_out(tmp_path, texts_file):
+    dataset = load_texts(texts_file, 1000, str(tmp_path / "cache"))
+    encoder = Encoder(byte_tokenizer())
+    found = {}
+    for held_out in (False, True):
+        texts = Texts(dataset, encoder, held_out=held_out, source=4, seed=0)
+        for epoch in (0, 1):
+            documents = texts.window(epoch, 0)
+            decoded = []
+            for number in range(len(documents.lengths)):
+                ids, targets, source = documents.tokens(number)
+                assert targets.all() and source == 4 and len(ids) == documents.lengths[number]
+                assert ids[-1] == encoder.eos[0]
+                decoded.append(encoder.tokenizer.decode(ids[:-1]))
+            found[held_out, epoch] = decoded
+    assert sorted(found[False, 0]) == sorted(found[False, 1]) and found[False, 0] != found[False, 1]
+    assert sorted(found[False, 0] + found[True, 0]) == sorted(row["text"].strip() for row in ROWS)
+    assert len(found[True, 0]) == 2
+
+
+def test_empty_texts_are_passed_over(tmp_path):
+    path = write_rows(tmp_path / "text.jsonl", [{"text": "one"}, {"text": "  "}, {"text": None}, {"text": "two"}])
+    texts = Texts(load_texts(path, 10, str(tmp_path / "c")), Encoder(byte_tokenizer()), held_out=False, source=0, seed=0)
+    assert len(texts) == 2 and np.all(texts.window(0, 0).lengths > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.jsonl", None, "there is no such file"),
+        ("text.md", "words", "the name must end in one of"),
+        ("text.jsonl", '{"a": "x", "b": "y"}\n', "no column `text` among a, b: rename the one to learn from"),
+        ("text.jsonl", '{"text": "x"}\n{"text": \n', "line 2, column"),
+        ("text.jsonl", "", "is empty"),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(FeedbackError, match=message):
+        load_texts(str(path), 10, str(tmp_path / "cache"))

@@ -1,0 +1,47 @@
+"""Small real things that tests build: a tokenizer of bytes, feedback files, stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def byte_tokenizer(merges: bool = True) -> Any:
+    """A byte-level BPE tokenizer, trained on a few words, with `<s>`, `</s>` and `<pad>`; it needs no file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300 if merges else 259,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    words = "User: A helpful answer: An unhelpful answer: the of and is it that " * 3
+    tokenizer.train_from_iterator([words] if merges else [], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    """A .jsonl file of these rows; its path as text."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def pairs(number: int, length: int = 6, start: int = 0) -> list[dict[str, str]]:
+    """Preference pairs with prompts and outputs that tell their number; lengths vary around `length` words."""
+    rows = []
+    for row in range(start, start + number):
+        words = 1 + (row * 7) % (2 * length)
+        rows.append(
+            {
+                "prompt": f"Question {row}: what is {row} plus {row}?",
+                "chosen": f"It is {2 * row}." + f" Right {row}." * words,
+                "rejected": f"Not {row}." + f" Hm {row}." * (1 + (row * 5) % (2 * length)),
+            }
+        )
+    return rows
