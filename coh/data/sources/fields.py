@@ -1,0 +1,91 @@
+"""Values out of a row, checked: what is missing or of the wrong type is said with the field's name and the nearest one.
+
+A null value gives no group (`UnusableRow`); a missing field or a wrong type is for a person to mend (`FeedbackError`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from coh.data.records import FeedbackError, UnusableRow
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+
+
+def describe(value: Any, width: int = 40) -> str:
+    """What a value is, for an error message.
+
+    >>> describe([1, 2])
+    'a list ([1, 2])'
+    """
+    shown = repr(value)
+    return f"{_KINDS.get(type(value), 'an object')} ({shown[:width]}{'…' if len(shown) > width else ''})"
+
+
+def value_at(row: dict, path: str, within: str = "") -> Any:
+    """The value of `path`, which names fields inside fields with dots; `within` says where the row itself stands.
+
+    >>> value_at({"question": {"full_text": "Why?"}}, "question.full_text")
+    'Why?'
+    """
+    value: Any = row
+    walked: list[str] = []
+    for key in path.split("."):
+        if value is None:
+            raise UnusableRow(f"null {within}{'.'.join(walked)}")
+        if not isinstance(value, dict):
+            raise FeedbackError(
+                f"field '{within}{'.'.join(walked)}' is {describe(value)}, but must be an object with {key!r}"
+            )
+        if key not in value:
+            raise FeedbackError(missing(within + ".".join([*walked, key]), key, list(value)))
+        value = value[key]
+        walked.append(key)
+    return value
+
+
+def text_at(row: dict, path: str) -> str:
+    """The text of `path` without white space around it."""
+    return as_text(value_at(row, path), path)
+
+
+def as_text(value: Any, path: str) -> str:
+    if value is None:
+        raise UnusableRow(f"null {path}")
+    if not isinstance(value, str):
+        raise FeedbackError(f"field {path!r} is {describe(value)}, but must be text")
+    if not value.isascii() and _LONE_SURROGATE.search(value):
+        raise UnusableRow(f"half a character in {path}")  # no file and no tokenizer can hold it
+    return value.strip()
+
+
+def number_at(row: dict, path: str) -> float:
+    """The number of `path`; text that holds a number will do, because every value of a CSV file is text."""
+    value = value_at(row, path)
+    if value is None:
+        raise UnusableRow(f"null {path}")
+    try:
+        number = float(value) if not isinstance(value, bool) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise FeedbackError(f"field {path!r} is {describe(value)}, but must be a number")
+    if math.isnan(number):
+        raise UnusableRow(f"{path} is not a number (NaN)")
+    return number
+
+
+def missing(path: str, key: str, present: Sequence[str]) -> str:
+    """What to say of a field that is not there.
+
+    >>> missing("info.post", "post", ["id", "psot"])
+    "field 'info.post' is missing: the nearest there is is 'psot'; rename it"
+    """
+    near = get_close_matches(key, present, n=1, cutoff=0.6)
+    guess = f"the nearest there is is {near[0]!r}; rename it" if near else f"there are {', '.join(map(repr, present))}"
+    return f"field {path!r} is missing: {guess}"
