@@ -1,6 +1,6 @@
 """Train a language model on human feedback with Chain of Hindsight (arXiv 2302.02676).
 
-    python -m coh.coh_train --model_name gpt2 --feedback_data hh_rlhf --output_dir out/gpt2-hh
+python -m coh.coh_train --model_name gpt2 --feedback_data hh_rlhf --output_dir out/gpt2-hh
 """
 
 import logging
@@ -17,7 +17,8 @@ from coh.data.collator import collate
 from coh.data.records import FeedbackError
 from coh.data.summary import summarize, table
 from coh.data.templates import load_family
-from coh.modeling import DTYPES, ModelError, load_config, load_model, load_tokenizer, problems_of
+from coh.masking import check_isolation
+from coh.modeling import DTYPES, ModelError, has_fast_bf16, load_config, load_model, load_tokenizer, problems_of
 from coh.saved import Words, save_words
 from coh.trainer import CoHTrainArgs, CoHTrainer
 
@@ -28,18 +29,37 @@ logger = logging.getLogger("coh")
 class ExperimentArgs:
     """Which model, and how the run is named."""
 
-    model_name: str = field(default="gpt2", metadata={"help": "Hub id, folder or .gguf file of a causal language model; the default is small enough to try things."})
-    tokenizer_name: Optional[str] = field(default=None, metadata={"help": "Tokenizer, where it does not lie with the model."})
-    cache_dir: Optional[str] = field(default=None, metadata={"help": "Where downloads and prepared data are kept; by default the Hugging Face caches."})
+    model_name: str = field(
+        default="gpt2",
+        metadata={
+            "help": "Hub id, folder or .gguf file of a causal language model; the default is small enough to try things."
+        },
+    )
+    tokenizer_name: Optional[str] = field(
+        default=None, metadata={"help": "Tokenizer, where it does not lie with the model."}
+    )
+    cache_dir: Optional[str] = field(
+        default=None,
+        metadata={"help": "Where downloads and prepared data are kept; by default the Hugging Face caches."},
+    )
     attn_implementation: Optional[str] = field(
-        default=None, metadata={"help": "Attention of transformers: sdpa, eager, flash_attention_2, ...; by default the model's own choice, sdpa for most."}
+        default=None,
+        metadata={
+            "help": "Attention of transformers: sdpa, eager, flash_attention_2, ...; by default the model's own choice, sdpa for most."
+        },
     )
     dtype: str = field(
         default="float32",
-        metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; float32 keeps small updates, and --bf16 computes fast all the same."},
+        metadata={
+            "help": f"Number format of the weights, one of {', '.join(DTYPES)}; float32 keeps small updates, and --bf16 computes fast all the same."
+        },
     )
-    wandb_project_name: Optional[str] = field(default=None, metadata={"help": "Project of the run in W&B, with --report_to wandb."})
-    wandb_run_name: Optional[str] = field(default=None, metadata={"help": "Name of the run in W&B; by default --run_name."})
+    wandb_project_name: Optional[str] = field(
+        default=None, metadata={"help": "Project of the run in W&B, with --report_to wandb."}
+    )
+    wandb_run_name: Optional[str] = field(
+        default=None, metadata={"help": "Name of the run in W&B; by default --run_name."}
+    )
 
     def __post_init__(self) -> None:
         problems = []
@@ -80,6 +100,7 @@ def fit_length(dataset: CoHDataset, train: CoHTrainArgs) -> None:
 def save_result(trainer: CoHTrainer, experiment: ExperimentArgs, data: CoHDataArgs, summary: dict[str, Any]) -> None:
     """The model as a plain Hugging Face folder, and `coh.json` beside it."""
     trainer.save_model()
+    trainer.save_state()
     if trainer.is_world_process_zero():
         words = Words(load_family(data.templates), trainer.args.prepend_bos, tuple(summary["tasks"]))
         arguments = {**asdict(experiment), **asdict(data), **trainer.args.to_dict()}
@@ -87,7 +108,7 @@ def save_result(trainer: CoHTrainer, experiment: ExperimentArgs, data: CoHDataAr
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, load, build, train, evaluate, save."""
+    """The command: checks all options, then runs."""
     experiment, data, train = parse(
         [ExperimentArgs, CoHDataArgs, CoHTrainArgs],
         argv,
@@ -95,22 +116,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Train a language model on human feedback with Chain of Hindsight.",
         checks=cross_problems,
     )
-    is_main = train.process_index == 0
-    logging.basicConfig(format="%(message)s", level=logging.INFO if is_main else logging.ERROR)
+    logging.basicConfig(format="%(message)s", level=logging.INFO if train.process_index == 0 else logging.ERROR)
+    try:
+        run(experiment, data, train)
+    except (FeedbackError, ModelError) as error:
+        raise SystemExit(f"coh.coh_train: {error}") from error
+
+
+def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> None:
+    """Load, build, train, save, evaluate."""
     if experiment.wandb_project_name:
         os.environ.setdefault("WANDB_PROJECT", experiment.wandb_project_name)
     train.run_name = experiment.wandb_run_name or train.run_name
+    if train.bf16 and not has_fast_bf16():
+        logger.warning("--bf16: this device has no bfloat16 arithmetic, float32 would be faster")
 
     tokenizer = load_tokenizer(experiment.tokenizer_name or experiment.model_name, experiment.cache_dir)
     seed = train.seed if train.data_seed is None else train.data_seed
-    try:
-        with train.main_process_first(desc="preparing data"):
-            datasets = load_datasets(
-                data, tokenizer, seed=seed, prepend_bos=train.prepend_bos, cache_dir=experiment.cache_dir
-            )
-        summary = summarize(datasets["train"])
-    except FeedbackError as error:
-        raise SystemExit(f"coh.coh_train: {error}") from error
+    with train.main_process_first(desc="preparing data"):
+        datasets = load_datasets(
+            data, tokenizer, seed=seed, prepend_bos=train.prepend_bos, cache_dir=experiment.cache_dir
+        )
+    summary = summarize(datasets["train"])
     logger.info("\n%s\n", table(summary))
     fit_length(datasets["train"], train)
 
@@ -121,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         attn_implementation=experiment.attn_implementation,
         cache_dir=experiment.cache_dir,
     )
+    if data.isolate_documents:
+        check_isolation(model)
+    uses_cache = model.config.use_cache
     validation, test = datasets.get("validation"), datasets.get("test")
     trainer = CoHTrainer(
         model=model,
@@ -131,9 +161,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_collator=collate,
         processing_class=tokenizer,
     )
+    # Trainer switches it off in what it saves; training needs no switch, since every forward says use_cache=False itself.
+    model.config.use_cache = uses_cache
     trainer.train(resume_from_checkpoint=train.resume_from_checkpoint)
     if trainer.state.global_step < train.max_steps:
-        raise SystemExit(f"coh.coh_train: stopped at step {trainer.state.global_step} of {train.max_steps}: no final model is written")
+        raise SystemExit(f"stopped at step {trainer.state.global_step} of {train.max_steps}: no final model is written")
     save_result(trainer, experiment, data, summary)
     if test is not None:
-        trainer.save_metrics("test", trainer.evaluate(test, metric_key_prefix="test"))
+        metrics = trainer.evaluate(test, metric_key_prefix="test")
+        trainer.log_metrics("test", metrics)
+        trainer.save_metrics("test", metrics)
+
+
+if __name__ == "__main__":
+    main()

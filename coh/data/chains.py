@@ -325,7 +325,10 @@ class Chains:
     def _piece(self, documents: ChainDocuments, which: Any, cell: int, source: int) -> Any:
         """The piece numbers of one cell of these documents, all of one source."""
         template, group = documents.template[which], documents.group[which]
-        kind, joint = self.table.kind[template, cell].astype(np.int64), self.table.joint[template, cell].astype(np.int64)
+        kind, joint = (
+            self.table.kind[template, cell].astype(np.int64),
+            self.table.joint[template, cell].astype(np.int64),
+        )
         pieces = self.pieces[source]
         output = documents.outputs[which, np.maximum(kind - OUTPUT, 0)]
         return np.where(kind == PROMPT, pieces.prompt(group, joint), pieces.output(group, output, joint))
@@ -350,7 +353,11 @@ class Chains:
     def _shorten(self, documents: ChainDocuments, lengths: NDArray[np.int32]) -> ChainDocuments:
         table, template = self.table, documents.template
         kept, too_long = shorten(
-            lengths, self.capacity, table.prompt_cell[template], table.first_words[template], table.num_droppable[template]
+            lengths,
+            self.capacity,
+            table.prompt_cell[template],
+            table.first_words[template],
+            table.num_droppable[template],
         )
         prompts = np.take_along_axis(lengths - kept, np.maximum(table.prompt_cell[template], 0)[:, None], axis=1)[:, 0]
         lost_outputs = ((kept == 0) & (lengths > 0) & (table.kind[template] >= OUTPUT)).any(axis=1)
@@ -364,7 +371,14 @@ class Chains:
         )
         whole = [cells for cells, fit in zip(documents.whole, fits) if fit] if documents.whole is not None else None
         return ChainDocuments(
-            self, documents.source[fits], documents.group[fits], template[fits], documents.outputs[fits], kept[fits], counts, whole
+            self,
+            documents.source[fits],
+            documents.group[fits],
+            template[fits],
+            documents.outputs[fits],
+            kept[fits],
+            counts,
+            whole,
         )
 
 

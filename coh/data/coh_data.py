@@ -47,13 +47,19 @@ class CoHDataset:
         seed: of the order of rows.
     """
 
-    def __init__(self, chains: Chains, texts: Texts | None, args: CoHDataArgs, tokenizer: Any, *, is_training: bool, seed: int) -> None:
+    def __init__(
+        self, chains: Chains, texts: Texts | None, args: CoHDataArgs, tokenizer: Any, *, is_training: bool, seed: int
+    ) -> None:
         self.args, self.chains, self.texts, self.is_training = args, chains, texts, is_training
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.source_names = [*(source.name for source in chains.sources), PRETRAIN]
         capacity, packing = args.seq_length, args.packing
         self.feedback_rows = RowStream(chains.window, chains.num_windows, capacity, packing, seed, "feedback")
-        self.text_rows = RowStream(texts.window, texts.num_windows, capacity, packing, seed, "text") if texts and len(texts) else None
+        self.text_rows = (
+            RowStream(texts.window, texts.num_windows, capacity, packing, seed, "text")
+            if texts and len(texts)
+            else None
+        )
         # Of every so many rows this share is text; a fraction, so that row i's kind is exact arithmetic for any i.
         ratio = Fraction(args.pretrain_ratio).limit_denominator(1000) if self.text_rows else Fraction(0)
         self._text_share = ratio / (1 + ratio)
@@ -70,7 +76,9 @@ class CoHDataset:
         feedback = self.feedback_rows.rows_until(whole)
         if epochs > whole:
             feedback += round((epochs - whole) * (self.feedback_rows.rows_until(whole + 1) - feedback))
-        return -(-feedback * self._text_share.denominator // (self._text_share.denominator - self._text_share.numerator))
+        return -(
+            -feedback * self._text_share.denominator // (self._text_share.denominator - self._text_share.numerator)
+        )
 
     def place(self, row: int) -> tuple[bool, int]:
         """Whether a row is text, and its number among the rows of its kind."""
@@ -128,7 +136,10 @@ def load_datasets(
     encoder, family = Encoder(tokenizer, prepend_bos), load_family(args.templates)
     train_specs, eval_specs = parse_sources(args.feedback_data), parse_sources(args.eval_feedback_data or [])
     splits = split_groups(
-        [load_groups(spec, feedback_format=args.feedback_format, cache_dir=cache_dir) for spec in (*train_specs, *eval_specs)],
+        [
+            load_groups(spec, feedback_format=args.feedback_format, cache_dir=cache_dir)
+            for spec in (*train_specs, *eval_specs)
+        ],
         test_size=args.webgpt_dataset_test_size,
         uses=["train" if eval_specs else "split"] * len(train_specs) + ["evaluation"] * len(eval_specs),
     )
@@ -156,11 +167,17 @@ def load_datasets(
             seed=seed if is_training else 0,
         )
         if not chains.is_exact and is_training:
-            logger.warning("this tokenizer joins pieces of text differently from the whole: whole chains are encoded, which is slower")
+            logger.warning(
+                "this tokenizer joins pieces of text differently from the whole: whole chains are encoded, which is slower"
+            )
         text_documents = None
         if texts is not None:
-            text_documents = Texts(texts, encoder, held_out=not is_training, source=len(sources), seed=seed if is_training else 0)
-        datasets[split] = CoHDataset(chains, text_documents, args, tokenizer, is_training=is_training, seed=seed if is_training else 0)
+            text_documents = Texts(
+                texts, encoder, held_out=not is_training, source=len(sources), seed=seed if is_training else 0
+            )
+        datasets[split] = CoHDataset(
+            chains, text_documents, args, tokenizer, is_training=is_training, seed=seed if is_training else 0
+        )
     if "train" not in datasets:
         raise FeedbackError(f"no feedback to train on in {', '.join(spec.name for spec in train_specs)}")
     return datasets

@@ -16,7 +16,10 @@ CHAINS = tuple(polarity for polarity in POLARITIES if polarity != "tie")
 class CoHDataArgs:
     """Feedback and pretraining text, and how they become rows."""
 
-    seq_length: int = field(default=512, metadata={"help": "Tokens of a row; 512 holds most pairs of short outputs, longer rows cost memory."})
+    seq_length: int = field(
+        default=512,
+        metadata={"help": "Tokens of a row; 512 holds most pairs of short outputs, longer rows cost memory."},
+    )
     feedback_data: list[str] = field(
         default_factory=lambda: ["webgpt", "hh_rlhf", "summarize"],
         metadata={
@@ -33,11 +36,14 @@ class CoHDataArgs:
         },
     )
     feedback_format: str = field(
-        default="auto", metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."}
+        default="auto",
+        metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."},
     )
     eval_feedback_data: Optional[list[str]] = field(
         default=None,
-        metadata={"help": "Feedback to evaluate on, named as in --feedback_data; by default the held-out splits of the training sources."},
+        metadata={
+            "help": "Feedback to evaluate on, named as in --feedback_data; by default the held-out splits of the training sources."
+        },
     )
     webgpt_dataset_test_size: float = field(
         default=0.1,
@@ -48,17 +54,23 @@ class CoHDataArgs:
     )
     pretrain_data: str = field(
         default="c4",
-        metadata={"help": "Plain text that keeps the model's language: c4 (as in the authors' code), sample, none, a hub id or a file with a text column."},
+        metadata={
+            "help": "Plain text that keeps the model's language: c4 (as in the authors' code), sample, none, a hub id or a file with a text column."
+        },
     )
     pretrain_docs: int = field(
-        default=100_000, metadata={"help": "Texts streamed from a hub data set, once, and cached; 100000 of c4 are about 50M tokens."}
+        default=100_000,
+        metadata={"help": "Texts streamed from a hub data set, once, and cached; 100000 of c4 are about 50M tokens."},
     )
     pretrain_ratio: float = field(
-        default=1.0, metadata={"help": "Pretraining rows per feedback row; 1 measures both losses equally well (the paper took 4)."}
+        default=1.0,
+        metadata={"help": "Pretraining rows per feedback row; 1 measures both losses equally well (the paper took 4)."},
     )
     templates: str = field(
         default="prose",
-        metadata={"help": "Words around the outputs: prose, marker, marker_varied or a YAML file; prose varies most, which served the paper best."},
+        metadata={
+            "help": "Words around the outputs: prose, marker, marker_varied or a YAML file; prose varies most, which served the paper best."
+        },
     )
     chains: list[str] = field(
         default_factory=lambda: ["p", "n", "pn", "np"],
@@ -68,13 +80,22 @@ class CoHDataArgs:
         },
     )
     train_on: Literal["all", "last"] = field(
-        default="all", metadata={"help": "Outputs of a chain that are targets: all of them, or the last one only; all learns twice as much per token."}
+        default="all",
+        metadata={
+            "help": "Outputs of a chain that are targets: all of them, or the last one only; all learns twice as much per token."
+        },
     )
     packing: Literal["fit", "chunk"] = field(
-        default="fit", metadata={"help": "fit never cuts a chain that fits a row; chunk cuts wherever a row ends, as earlier implementations did."}
+        default="fit",
+        metadata={
+            "help": "fit never cuts a chain that fits a row; chunk cuts wherever a row ends, as earlier implementations did."
+        },
     )
     isolate_documents: bool = field(
-        default=True, metadata={"help": "Whether documents in a row are hidden from each other; without it a chain is read after strangers."}
+        default=True,
+        metadata={
+            "help": "Whether documents in a row are hidden from each other; without it a chain is read after strangers."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -97,11 +118,15 @@ class CoHDataArgs:
             except FeedbackError as error:
                 problems.append(f"--feedback_format: {error}")
         if not 0 <= self.webgpt_dataset_test_size < 1:
-            problems.append(f"--webgpt_dataset_test_size {self.webgpt_dataset_test_size}: give a share from 0 to below 1.")
+            problems.append(
+                f"--webgpt_dataset_test_size {self.webgpt_dataset_test_size}: give a share from 0 to below 1."
+            )
         if self.pretrain_docs < 1:
             problems.append(f"--pretrain_docs {self.pretrain_docs}: give 1 or more, or --pretrain_data none.")
         if self.pretrain_ratio < 0:
-            problems.append(f"--pretrain_ratio {self.pretrain_ratio}: give 0 or more; --pretrain_data none leaves the text out.")
+            problems.append(
+                f"--pretrain_ratio {self.pretrain_ratio}: give 0 or more; --pretrain_data none leaves the text out."
+            )
         for kind in self.chains:
             if kind not in CHAINS:
                 problems.append(f"--chains {kind}: give some of {', '.join(CHAINS)}.")
@@ -112,7 +137,9 @@ class CoHDataArgs:
         try:
             family = load_family(self.templates)
             if not problems and not any(family.choices("general", kind) for kind in self.chains):
-                problems.append(f"--chains {','.join(self.chains)}: templates {self.templates} have none of these for general.")
+                problems.append(
+                    f"--chains {','.join(self.chains)}: templates {self.templates} have none of these for general."
+                )
         except FeedbackError as error:
             problems += [f"--templates: {line.strip()}" for line in str(error).split("\n")]
         if problems:
@@ -124,7 +151,9 @@ class CoHDataArgs:
             return []
         given = ",".join(f"{weight:g}" for weight in weights)
         if len(weights) != num_sources:
-            return [f"--feedback_weights {given}: {len(weights)} numbers for {num_sources} sources, give one each (sample counts as four)."]
+            return [
+                f"--feedback_weights {given}: {len(weights)} numbers for {num_sources} sources, give one each (sample counts as four)."
+            ]
         if min(weights) < 0 or not max(weights) > 0:
             return [f"--feedback_weights {given}: give numbers of 0 or more, at least one above 0."]
         return []

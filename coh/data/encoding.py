@@ -65,7 +65,9 @@ class Encoder:
     def document(self, segments: Sequence[Segment], source: str, ends: Sequence[bool]) -> Document:
         """One document from its segments; `ends` says after which of them the end-of-text token stands."""
         ids, mask = [self.bos], [np.zeros(len(self.bos), bool)]
-        for piece, segment, end in zip(self.encode([segment.text for segment in segments]), segments, ends, strict=True):
+        for piece, segment, end in zip(
+            self.encode([segment.text for segment in segments]), segments, ends, strict=True
+        ):
             piece = np.concatenate([piece, self.eos]) if end else piece
             ids.append(piece)
             mask.append(np.full(len(piece), segment.is_target))
@@ -92,11 +94,22 @@ class Encoder:
     def _call(self, texts: Sequence[str], **options: Any) -> Any:
         # split_special_tokens: the letters of a special token inside a text stay letters.
         return self.tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False, **options
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            verbose=False,
+            **options,
         )
 
 
-def shorten(lengths: NDArray[np.int32], capacity: int, prompt: NDArray[np.int64], first: NDArray[np.int64], num_droppable: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def shorten(
+    lengths: NDArray[np.int32],
+    capacity: int,
+    prompt: NDArray[np.int64],
+    first: NDArray[np.int64],
+    num_droppable: NDArray[np.int64],
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """New lengths of every document's cells, so that it fits a row; and which documents cannot.
 
     The prompt gives way first, from its left end and down to an eighth of a row (a chain without any prompt teaches

@@ -68,7 +68,13 @@ class GroupPieces:
     """
 
     def __init__(
-        self, dataset: Any, encoder: Any, prompt_of: Any, prompt_joints: Sequence[str], output_joints: Sequence[str], roles: Any
+        self,
+        dataset: Any,
+        encoder: Any,
+        prompt_of: Any,
+        prompt_joints: Sequence[str],
+        output_joints: Sequence[str],
+        roles: Any,
     ) -> None:
         self.prompt_joints, self.output_joints = tuple(prompt_joints), tuple(output_joints)
 

@@ -147,7 +147,13 @@ class RowStream:
     """
 
     def __init__(
-        self, window: Callable[[int, int], Documents], num_windows: int, capacity: int, packing: str, seed: int, name: str
+        self,
+        window: Callable[[int, int], Documents],
+        num_windows: int,
+        capacity: int,
+        packing: str,
+        seed: int,
+        name: str,
     ) -> None:
         self._window, self.num_windows, self._capacity = window, num_windows, capacity
         self._packing, self._seed, self._name = packing, seed, name

@@ -67,17 +67,23 @@ def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
 
     key = f"coh-texts-{draws.key(VERSION, f'{identity}/{num_docs}'):016x}"
     try:
-        return Dataset.from_generator(texts, features=Features({"text": Value("string")}), cache_dir=cache_dir, fingerprint=key)
+        return Dataset.from_generator(
+            texts, features=Features({"text": Value("string")}), cache_dir=cache_dir, fingerprint=key
+        )
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
-        raise cause if isinstance(cause, FeedbackError) else FeedbackError(f"--pretrain_data {name}: {cause}") from error
+        raise (
+            cause if isinstance(cause, FeedbackError) else FeedbackError(f"--pretrain_data {name}: {cause}")
+        ) from error
 
 
 def _text_column(name: str, row: dict[str, Any]) -> str:
     strings = [column for column, value in row.items() if isinstance(value, str)]
     if "text" in strings or len(strings) == 1:
         return "text" if "text" in strings else strings[0]
-    raise FeedbackError(f"--pretrain_data {name}: no column `text` among {', '.join(row)}: rename the one to learn from")
+    raise FeedbackError(
+        f"--pretrain_data {name}: no column `text` among {', '.join(row)}: rename the one to learn from"
+    )
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,9 @@ class TextDocuments:
     lengths: Ints
 
     def tokens(self, number: int) -> tuple[Ids, NDArray[np.bool_], int]:
-        ids = np.concatenate([self.texts.encoder.bos, self.texts.table[int(self.number[number])], self.texts.encoder.eos])
+        ids = np.concatenate(
+            [self.texts.encoder.bos, self.texts.table[int(self.number[number])], self.texts.encoder.eos]
+        )
         return ids, np.ones(len(ids), bool), self.texts.source
 
 
@@ -104,9 +112,7 @@ class Texts:
 
     def __init__(self, dataset: Any, encoder: Encoder, *, held_out: bool, source: int, seed: int) -> None:
         self.encoder, self.source, self._seed = encoder, source, seed
-        self.table: IdTable = encode_column(
-            dataset, lambda batch: batch["text"], encoder, ["texts"], "Encoding text"
-        )
+        self.table: IdTable = encode_column(dataset, lambda batch: batch["text"], encoder, ["texts"], "Encoding text")
         is_held_out = np.arange(len(dataset)) % HELD_OUT == HELD_OUT - 1
         self._used = np.flatnonzero((is_held_out == held_out) & (self.table.lengths > 0))
         self.num_windows = -(-len(self._used) // WINDOW)

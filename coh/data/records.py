@@ -78,7 +78,9 @@ class FeedbackGroup:
         if list(self.ranks) != sorted(self.ranks) or self.ranks[0] != 1:
             raise FeedbackError(f"ranks {self.ranks} must rise from 1: order the outputs best first")
         if self.critiques and len(self.critiques) != len(self.outputs):
-            raise FeedbackError(f"{len(self.critiques)} critiques for {len(self.outputs)} outputs: give one each or none")
+            raise FeedbackError(
+                f"{len(self.critiques)} critiques for {len(self.outputs)} outputs: give one each or none"
+            )
         if self.task not in TASKS:
             raise FeedbackError(f"task {self.task!r} is not one of {', '.join(TASKS)}")
 

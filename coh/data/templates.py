@@ -86,7 +86,11 @@ class Template:
         """What is wrong with the template, as sentences; empty where nothing is."""
         slots = [part.slot for part in self.parts if part.slot]
         wanted = POLARITIES[self.polarity]
-        found = [f"{{{slot}}} is no slot: use {', '.join('{%s}' % name for name in SLOTS)}" for slot in slots if slot not in SLOTS]
+        found = [
+            f"{{{slot}}} is no slot: use {', '.join('{%s}' % name for name in SLOTS)}"
+            for slot in slots
+            if slot not in SLOTS
+        ]
         if found:
             return found
         rest = _SLOT.sub("", self.text)
@@ -97,16 +101,22 @@ class Template:
         for match in _SLOT.finditer(self.text):
             before, after = self.text[: match.start()], self.text[match.end() :]
             if (before and not before[-1].isspace()) or (after and not after[0].isspace()):
-                found.append(f"{match[0]} touches other text: put white space around it, so that tokens do not run together")
+                found.append(
+                    f"{match[0]} touches other text: put white space around it, so that tokens do not run together"
+                )
         has_outputs = self.outputs == wanted or (self.polarity == "question" and sorted(self.outputs) == sorted(wanted))
         if not has_outputs:
             order = " then ".join("{%s}" % slot for slot in wanted)
-            found.append(f"polarity {self.polarity} takes {order}, this has {' then '.join('{%s}' % s for s in self.outputs) or 'none'}")
+            found.append(
+                f"polarity {self.polarity} takes {order}, this has {' then '.join('{%s}' % s for s in self.outputs) or 'none'}"
+            )
         if slots.count("prompt") > 1 or "prompt" in slots[1:]:
             found.append("{prompt} stands at most once, and before the outputs")
         for before, part in zip((None, *self.parts), self.parts):
             if part.slot in wanted and (before is None or before.slot):
-                found.append(f"no words in front of {{{part.slot}}}: feedback stands before the output that it describes")
+                found.append(
+                    f"no words in front of {{{part.slot}}}: feedback stands before the output that it describes"
+                )
         if self.polarity == "question":
             if self.parts and self.parts[-1].slot:
                 found.append("a question ends with its own words, not with an output")
@@ -114,7 +124,9 @@ class Template:
                 found.append("a question needs an `answer`: plain words, without slots or white space around them")
         else:
             if self.parts and not self.parts[-1].slot:
-                found.append("words after the last output would describe an output that stands before them: move them in front")
+                found.append(
+                    "words after the last output would describe an output that stands before them: move them in front"
+                )
             if self.answer:
                 found.append("`answer` belongs to questions only")
         return found
@@ -174,7 +186,9 @@ def load_family(name: str) -> Family:
     except FeedbackError as error:
         raise FeedbackError(f"templates {path}: {error}") from None
     except RecursionError:
-        raise FeedbackError(f"templates {path}: an alias (*name) stands inside its own anchor (&name): write it out") from None
+        raise FeedbackError(
+            f"templates {path}: an alias (*name) stands inside its own anchor (&name): write it out"
+        ) from None
     return read_family(path.stem, data, lines, where=str(path))
 
 
@@ -215,7 +229,9 @@ def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None =
                 fault(here, "must be a list of templates")
                 continue
             for number, entry in enumerate(entries):
-                keys = mapping((*here, number), entry, ("text", "answer")) if isinstance(entry, dict) else {"text": entry}
+                keys = (
+                    mapping((*here, number), entry, ("text", "answer")) if isinstance(entry, dict) else {"text": entry}
+                )
                 text, answer = keys.get("text"), keys.get("answer", "")
                 if not isinstance(text, str) or not isinstance(answer, str):
                     fault((*here, number), "must be a text, or text and answer")
@@ -229,7 +245,9 @@ def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None =
     if not templates and not faults:
         fault(("tasks",), "no templates")
     if faults:
-        raise FeedbackError("\n".join([f"templates {where or name}: {len(faults)} to mend", *(f"  {line}" for line in faults)]))
+        raise FeedbackError(
+            "\n".join([f"templates {where or name}: {len(faults)} to mend", *(f"  {line}" for line in faults)])
+        )
     return Family(name, eos, roles, tuple(templates))
 
 
