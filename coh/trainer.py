@@ -1,0 +1,362 @@
+"""Training and its measure: a `transformers.Trainer` whose loss is Chain of Hindsight's.
+
+Batches come in with the keys input_ids, labels, position_ids, is_pretrain, source_id and row, all rows of one length.
+One forward serves both streams:
+
+    loss = sum over feedback targets / N_feedback + lambda * sum over pretraining targets / N_pretrain
+
+where N counts the targets of the whole optimizer step, over micro-batches and ranks, so that the way a step is cut into
+batches changes nothing. Evaluation adds up [nll, correct, count] per source and divides once, at the end.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from coh.arguments import ConfigError
+from coh.loss import IGNORED, target_head, target_scores, target_sums
+from coh.masking import check_forgetting, forgetful_mask
+
+STREAMS = ("feedback", "pretrain")
+PRETRAIN = "pretrain"  # the source whose targets stay out of eval_loss
+
+
+@dataclass
+class CoHTrainArgs(TrainingArguments):
+    """How the model learns: the method's own settings, and those of `transformers.TrainingArguments`."""
+
+    pt_loss_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Lambda, the weight of the mean loss per pretraining token beside that per feedback token, which "
+            "keeps the model's general skill; 1.0 counts both alike, and the paper has 1.5."
+        },
+    )
+    prepend_bos: bool = field(
+        default=False,
+        metadata={
+            "help": "Start each document with the tokenizer's BOS token, in training and afterwards; off, since only "
+            "models that were pretrained so (LLaMA) expect it."
+        },
+    )
+    fcm_min_ratio: float = field(
+        default=0.0,
+        metadata={"help": "Least share (0 to 1) of attention pairs that a row forgets; 0, as in the paper."},
+    )
+    fcm_max_ratio: float = field(
+        default=0.0,
+        metadata={
+            "help": "Greatest share (0 to 1) of attention pairs that a row forgets in training, against mere copying; "
+            "0 is off and fastest, 0.05 was the paper's best, 0.15 too much."
+        },
+    )
+    adam_beta2: float = field(
+        default=0.95,
+        metadata={
+            "help": "Share of Adam's squared-gradient mean that a step keeps; 0.95 is the paper's (often 0.999)."
+        },
+    )
+    logging_steps: float = field(
+        default=10,
+        metadata={
+            "help": "Steps from log to log (a share of all steps if below 1); 10, so that short runs show a curve."
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Leave NaN out of logged losses; off, since NaN stops the run here, and a look takes time."},
+    )
+    train_sampling_strategy: str = field(
+        default="sequential",
+        metadata={"help": "Order of the rows; only sequential is accepted, since the plan of the data has mixed them."},
+    )
+    remove_unused_columns: bool = field(
+        default=False,
+        metadata={
+            "help": "Hide from the trainer what the model does not take; off, and to be left so, since the loss reads it."
+        },
+    )
+    label_names: list[str] | None = field(
+        default_factory=lambda: ["labels"],
+        metadata={"help": "Keys of a batch that hold targets; labels, as the collator names them."},
+    )
+
+    def __post_init__(self) -> None:
+        problems, cause = list(self._problems()), None
+        try:
+            super().__post_init__()
+            problems += self._launch_problems()
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            problems.append(str(error))
+            cause = error
+        if problems:
+            raise ConfigError(problems) from cause
+        if self.deepspeed and self.use_cpu and torch.distributed.is_initialized():
+            import deepspeed  # slow to import, and optional
+
+            # Transformers does so without use_cpu; with it, ZeRO-3 would load the weights as if each rank were alone.
+            deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+
+    def _problems(self) -> Iterator[str]:
+        if not 0 <= self.pt_loss_weight < math.inf:
+            yield f"--pt_loss_weight {self.pt_loss_weight}: give 0 or a positive number."
+        for name in ("fcm_min_ratio", "fcm_max_ratio"):
+            if not 0 <= getattr(self, name) < 1:
+                yield f"--{name} {getattr(self, name)}: give a share from 0 to below 1, such as 0.05."
+        if self.fcm_min_ratio > self.fcm_max_ratio:
+            yield f"--fcm_min_ratio {self.fcm_min_ratio} exceeds --fcm_max_ratio {self.fcm_max_ratio}: raise that one."
+        fixed = {
+            "label_smoothing_factor": (0, "the loss has no smoothing"),
+            "train_sampling_strategy": ("sequential", "rows are in their final order already"),
+            "remove_unused_columns": (False, "the loss needs the columns that the model does not"),
+            "use_cache": (False, "with a cache, the documents of a row would see each other"),
+            "include_num_input_tokens_seen": ("no", "num_tokens_seen is logged without it"),
+        }
+        for name, (value, reason) in fixed.items():
+            if getattr(self, name) not in (value, False):
+                yield f"--{name} {getattr(self, name)}: {reason}, so leave it at {value}."
+
+    def _launch_problems(self) -> Iterator[str]:
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if launched > 1 and self.world_size == 1:
+            yield (
+                f"{launched} processes were launched, but each would train a model of its own: pass --use_cpu if the "
+                "machine has no GPU, or launch one process."
+            )
+
+
+class FilledRows(Dataset):
+    """A map-style dataset with rows of mere padding at its end, up to a multiple of `multiple` rows.
+
+    So every rank has equally many batches, all full, and no row is repeated to make them so.
+    """
+
+    def __init__(self, rows: Any, multiple: int) -> None:
+        if not len(rows):
+            raise ValueError("a dataset has no rows: check --feedback_data, and the sizes of its splits")
+        self.rows = rows
+        self.multiple = multiple
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.multiple) * self.multiple
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index < len(self.rows):
+            return self.rows[index]
+        blank = {"labels": IGNORED, "source_id": -1, "row": -1, "is_pretrain": False}
+        row = self.rows[0]
+        return row | {name: np.full_like(row[name], value) for name, value in blank.items()}
+
+
+class _Arriving:
+    """Numbers on their way to the host, of `what` over some rows of data: read them late, and a GPU need not wait."""
+
+    def __init__(self, numbers: Tensor, what: str, rows: Sequence[Tensor]) -> None:
+        self.numbers = numbers.detach().to("cpu", non_blocking=numbers.is_cuda)
+        self.copied = torch.cuda.current_stream(numbers.device).record_event() if numbers.is_cuda else None
+        self.what = what
+        self.rows = rows
+
+    def read(self) -> np.ndarray:
+        """The numbers; raises FloatingPointError unless they are finite."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        numbers = self.numbers.double().numpy()
+        if not np.isfinite(numbers).all():
+            raise FloatingPointError(
+                f"{self.what} is not finite: {numbers.tolist()} over rows {torch.cat(list(self.rows)).tolist()} of the "
+                "training data. If these rows look sound, lower --learning_rate or --max_grad_norm, or train with "
+                "--bf16 instead of --fp16."
+            )
+        return numbers
+
+
+class CoHTrainer(Trainer):
+    """Trains on rows of feedback and pretraining text; `source_names[i]` is the source with number i in `source_id`.
+
+    Datasets are map-style, in their final order, and give dicts of numpy values with the keys of a batch.
+    """
+
+    # `compute_loss` divides by the counts of the whole step, so Trainer must not divide by the number of micro-batches.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self, model: Any = None, args: CoHTrainArgs | None = None, *, source_names: Sequence[str], **kwargs: Any
+    ) -> None:
+        super().__init__(model, args or CoHTrainArgs(), **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {self.args.n_gpu} GPUs: start a process for each (`sh train.sh 0,1` or torchrun), "
+                "or show it one with CUDA_VISIBLE_DEVICES=0"
+            )
+        self.source_names = list(source_names)
+        target_head(self.model)  # found now, before an engine takes the model over
+        if self.args.fcm_max_ratio > 0 and self.train_dataset is not None:
+            check_forgetting(self.model, seq_length=len(self.train_dataset[0]["input_ids"]))
+        # A GPU is read two numbers late, about a step, when they have long arrived.
+        self._lag = 2 if self.args.device.type == "cuda" else 0
+        self._begin_interval()
+
+    # Data
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Any = None,
+        is_training: bool = False,
+        **more: Any,
+    ) -> DataLoader:
+        if not (is_training and self.args.dataloader_drop_last):
+            dataset = FilledRows(dataset, batch_size * self.args.world_size)
+        return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **more)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """[feedback targets, pretraining targets, tokens] of an optimizer step, over micro-batches and ranks."""
+        counts_3 = torch.zeros(3, dtype=torch.long, device=device)
+        for batch in batch_samples:
+            targets_B = (batch["labels"][:, 1:] != IGNORED).sum(1)
+            of_pretrain = (targets_B * batch["is_pretrain"]).sum()
+            num_tokens = (batch["source_id"] >= 0).sum()
+            counts_3 += torch.stack([targets_B.sum() - of_pretrain, of_pretrain, num_tokens]).to(device)
+        counts_3 = self.accelerator.reduce(counts_3, reduction="sum")
+        self._rows: list[Tensor] = []  # of the step that begins now
+        if self.state.global_step == self._globalstep_last_logged:
+            self._begin_interval()
+        self._counts_3 += counts_3
+        return counts_3
+
+    # Loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """A micro-batch's part of the step's loss, times the number of ranks, since engines average their gradients."""
+        assert num_items_in_batch is not None, "the targets of a step are counted before its forwards"
+        sums_2 = target_sums(
+            model,
+            inputs["input_ids"],
+            inputs["labels"],
+            inputs["is_pretrain"],
+            position_ids=inputs["position_ids"],
+            attention_mask=self._forgetful_mask(inputs),
+        )
+        self._rows.append(inputs["row"])
+        what = f"the loss of step {self.state.global_step + 1}, summed over feedback and pretraining targets,"
+        self._expect(_Arriving(sums_2, what, self._rows[-1:]))
+        feedback, pretrain = sums_2 / num_items_in_batch[:2].clamp(min=1)
+        loss = (feedback + self.args.pt_loss_weight * pretrain) * self.accelerator.num_processes
+        return (loss, sums_2) if return_outputs else loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if grad_norm is not None and not self.args.fp16:  # there, an infinite one is expected, and its step skipped
+            what = f"the gradient norm of step {self.state.global_step + 1}"
+            whole = (
+                grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else torch.as_tensor(grad_norm)
+            )  # FSDP2
+            self._expect(_Arriving(whole, what, self._rows))
+        return grad_norm
+
+    def _forgetful_mask(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        if self.args.fcm_max_ratio == 0:
+            return None  # without one the model isolates documents by itself, and faster
+        # By row, so that what a row forgets does not hang on how a step is cut into batches and ranks.
+        seeds = [(self.args.seed, int(self.state.epoch or 0), row + 1) for row in inputs["row"].tolist()]
+        ratios = self.args.fcm_min_ratio, self.args.fcm_max_ratio
+        return forgetful_mask(inputs["position_ids"], *ratios, seeds, self.model.dtype)
+
+    # Logs
+
+    def _begin_interval(self) -> None:
+        self._unread: deque[_Arriving] = deque()
+        self._sums_2 = np.zeros(2)  # of this rank
+        self._counts_3: Tensor = torch.zeros(3, dtype=torch.long, device=self.args.device)  # of all ranks
+        self._num_tokens_told = 0
+
+    def _expect(self, arriving: _Arriving) -> None:
+        self._unread.append(arriving)
+        self._read(all_but=self._lag)
+
+    def _read(self, all_but: int = 0) -> None:
+        while len(self._unread) > all_but:
+            numbers = self._unread.popleft().read()
+            if numbers.shape == self._sums_2.shape:  # no gradient norm
+                self._sums_2 += numbers
+
+    def _settle(self) -> None:
+        """Bring to the host what a log or a checkpoint will tell."""
+        self._read()
+        num_tokens = int(self._counts_3[2])
+        # A field that Trainer writes into checkpoints, and counts by itself only on demand.
+        self.state.num_input_tokens_seen += num_tokens - self._num_tokens_told
+        self._num_tokens_told = num_tokens
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._settle()
+        if "loss" in logs:  # of training: all ranks come here together
+            *counts, num_tokens = self._counts_3.tolist()
+            sums = self._over_ranks(torch.from_numpy(self._sums_2)).tolist()
+            logs |= {f"loss_{name}": total / n for name, total, n in zip(STREAMS, sums, counts, strict=True) if n}
+            logs["target_share"] = sum(counts) / max(num_tokens, 1)
+            logs["num_tokens_seen"] = self.state.num_input_tokens_seen
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._settle()
+        super()._save_checkpoint(model, trial)
+
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        if self.args.world_size == 1:
+            return sums  # stays on the host, since some devices know no fp64
+        return self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
+
+    # Evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Loss, accuracy and number of targets: of all feedback, and of each source that has any."""
+        self._evaluated_3 = torch.zeros(len(self.source_names), 3, dtype=torch.float64)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        sums = self._over_ranks(self._evaluated_3)
+        named = list(zip(self.source_names, sums, strict=True))
+        total = sum((part for name, part in named if name != PRETRAIN), torch.zeros(3, dtype=torch.float64))
+        for name, part in [("", total), *((f"{name}_", part) for name, part in named if part[2])]:
+            nll, num_correct, num_targets = part.tolist()
+            output.metrics[f"{metric_key_prefix}_{name}tokens"] = int(num_targets)
+            if num_targets:
+                output.metrics[f"{metric_key_prefix}_{name}loss"] = nll / num_targets
+                output.metrics[f"{metric_key_prefix}_{name}accuracy"] = num_correct / num_targets
+        return output._replace(num_samples=len(dataloader.dataset.rows))
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[None, None, None]:
+        """Add a batch to the sums of its sources; nothing else is kept, so memory holds one batch at a time."""
+        inputs = self._prepare_inputs(inputs)
+        labels_BS = inputs["labels"]
+        nll_BS, is_correct_BS = target_scores(
+            model, inputs["input_ids"], labels_BS, position_ids=inputs["position_ids"]
+        )
+        is_target = labels_BS[:, 1:] != IGNORED
+        values = nll_BS, is_correct_BS, torch.ones_like(nll_BS)
+        values_N3 = torch.stack([value[:, 1:][is_target].float() for value in values], dim=1)
+        self._evaluated_3.index_add_(0, inputs["source_id"][:, 1:][is_target].cpu(), values_N3.cpu().double())
+        return None, None, None
