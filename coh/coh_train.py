@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from transformers import set_seed
 
@@ -32,32 +32,35 @@ class ExperimentArgs:
     model_name: str = field(
         default="gpt2",
         metadata={
-            "help": "Hub id, folder or .gguf file of a causal language model; the default is small enough to try things."
+            "help": "Hub id, folder or .gguf file of a causal language model; the default is small enough to try "
+            "things."
         },
     )
-    tokenizer_name: Optional[str] = field(
+    tokenizer_name: str | None = field(
         default=None, metadata={"help": "Tokenizer, where it does not lie with the model."}
     )
-    cache_dir: Optional[str] = field(
+    cache_dir: str | None = field(
         default=None,
         metadata={"help": "Where downloads and prepared data are kept; by default the Hugging Face caches."},
     )
-    attn_implementation: Optional[str] = field(
+    attn_implementation: str | None = field(
         default=None,
         metadata={
-            "help": "Attention of transformers: sdpa, eager, flash_attention_2, ...; by default the model's own choice, sdpa for most."
+            "help": "Attention of transformers: sdpa, eager, flash_attention_2, ...; by default the model's own "
+            "choice, sdpa for most."
         },
     )
     dtype: str = field(
         default="float32",
         metadata={
-            "help": f"Number format of the weights, one of {', '.join(DTYPES)}; float32 keeps small updates, and --bf16 computes fast all the same."
+            "help": f"Number format of the weights, one of {', '.join(DTYPES)}; float32 keeps small updates, and "
+            f"--bf16 computes fast all the same."
         },
     )
-    wandb_project_name: Optional[str] = field(
+    wandb_project_name: str | None = field(
         default=None, metadata={"help": "Project of the run in W&B, with --report_to wandb."}
     )
-    wandb_run_name: Optional[str] = field(
+    wandb_run_name: str | None = field(
         default=None, metadata={"help": "Name of the run in W&B; by default --run_name."}
     )
 
@@ -72,7 +75,9 @@ class ExperimentArgs:
 
 
 def cross_problems(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> list[str]:
-    """What is wrong between the options: the model, its tokenizer and the data against each other, before weights load."""
+    """What is wrong between the options: the model, its tokenizer and the data against each other, before weights
+    load.
+    """
     try:
         config = load_config(experiment.model_name, experiment.cache_dir)
         tokenizer = load_tokenizer(experiment.tokenizer_name or experiment.model_name, experiment.cache_dir)
@@ -161,7 +166,8 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> N
         data_collator=collate,
         processing_class=tokenizer,
     )
-    # Trainer switches it off in what it saves; training needs no switch, since every forward says use_cache=False itself.
+    # Trainer switches it off in what it saves; training needs no switch, since every forward says use_cache=False
+    # itself.
     model.config.use_cache = uses_cache
     trainer.train(resume_from_checkpoint=train.resume_from_checkpoint)
     if trainer.state.global_step < train.max_steps:

@@ -2,7 +2,8 @@
 
     python -m coh.evaluate --model DIR --feedback_data hh_rlhf
 
-Every better and worse output is scored under good and under bad words, four log-probabilities a pair, and from these come:
+Every better and worse output is scored under good and under bad words, four log-probabilities a pair, and from these
+come:
 
 - loss on good outputs: nats per token of the better outputs under good words;
 - pair accuracy: how often the better output is the more probable one under good words, by the sum over its tokens, per
@@ -17,7 +18,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,12 @@ def preferred_pairs(groups: Sequence[FeedbackGroup]) -> list[FeedbackGroup]:
 
 
 def score_pairs(
-    model: Any, encoder: Encoder, words: Words, pairs: Sequence[FeedbackGroup], max_length: int | None = None, progress: str = ""
+    model: Any,
+    encoder: Encoder,
+    words: Words,
+    pairs: Sequence[FeedbackGroup],
+    max_length: int | None = None,
+    progress: str = "",
 ) -> PairScores:
     """Scores the two outputs of each group under good and under bad words."""
     documents = [
@@ -104,8 +110,8 @@ def table(columns: dict[str, dict[str, float]]) -> str:
     """The measures of some models side by side, as text.
 
     >>> print(table({"before": {"loss_good": 2.0}, "after": {"loss_good": 1.5}}))
-                                                     before     after
-    loss on good outputs (nats per token)             2.000     1.500
+                                                    before     after
+    loss on good outputs (nats per token)            2.000     1.500
     """
     lines = [f"{'':44}" + "".join(f"{name:>10}" for name in columns)]
     for key, label in MEASURES.items():
@@ -122,16 +128,35 @@ class EvaluateArgs:
     model: str = field(metadata={"help": "Folder of a trained model, a hub id or a .gguf file."})
     feedback_data: list[str] = field(metadata={"help": "Feedback to measure on, named as for coh.coh_train."})
     split: Literal["validation", "test", "all"] = field(
-        default="test", metadata={"help": "Which groups count: those held out for validation or test, or all that the source has."}
+        default="test",
+        metadata={"help": "Which groups count: those held out for validation or test, or all that the source has."},
     )
-    feedback_format: str = field(default="auto", metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."})
-    webgpt_dataset_test_size: float = field(default=0.1, metadata={"help": "Share held out of sources with one split, as it was in training."})
-    templates: Optional[str] = field(default=None, metadata={"help": "Other words than the model's own: prose, marker, marker_varied or a YAML file."})
-    max_pairs: Optional[int] = field(default=None, metadata={"help": "Measure on at most so many pairs of each source; 300 tell differences of 6 points of accuracy."})
-    max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and output; longer prompts lose their beginning."})
-    dtype: str = field(default="auto", metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; auto is how they were saved."})
-    json: Optional[str] = field(default=None, metadata={"help": "File that the figures are written to as JSON."})
-    cache_dir: Optional[str] = field(default=None, metadata={"help": "Where downloads and prepared data are kept."})
+    feedback_format: str = field(
+        default="auto",
+        metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."},
+    )
+    webgpt_dataset_test_size: float = field(
+        default=0.1, metadata={"help": "Share held out of sources with one split, as it was in training."}
+    )
+    templates: str | None = field(
+        default=None,
+        metadata={"help": "Other words than the model's own: prose, marker, marker_varied or a YAML file."},
+    )
+    max_pairs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Measure on at most so many pairs of each source; 300 tell differences of 6 points of accuracy."
+        },
+    )
+    max_length: int = field(
+        default=1024, metadata={"help": "Tokens of prompt and output; longer prompts lose their beginning."}
+    )
+    dtype: str = field(
+        default="auto",
+        metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; auto is how they were saved."},
+    )
+    json: str | None = field(default=None, metadata={"help": "File that the figures are written to as JSON."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and prepared data are kept."})
 
     def __post_init__(self) -> None:
         problems = []
@@ -170,12 +195,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = load_words(args.model, args.templates, args.cache_dir)
         pairs = held_out_pairs(args)
         if not pairs:
-            raise FeedbackError(f"no pairs in the {args.split} split of {', '.join(args.feedback_data)}: try --split all")
+            raise FeedbackError(
+                f"no pairs in the {args.split} split of {', '.join(args.feedback_data)}: try --split all"
+            )
         tokenizer = load_tokenizer(args.model, args.cache_dir)
         encoder = Encoder(tokenizer, words.prepend_bos)
         model = load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir)
         figures = {
-            name: score_pairs(model, encoder, words, own, args.max_length, f"Scoring {name}").measures() for name, own in pairs.items()
+            name: score_pairs(model, encoder, words, own, args.max_length, f"Scoring {name}").measures()
+            for name, own in pairs.items()
         }
     except ValueError as error:
         raise SystemExit(f"coh.evaluate: {error}") from error

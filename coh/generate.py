@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,22 +25,49 @@ from coh.saved import Words, load_words
 class GenerateArgs:
     """What is asked of a trained model."""
 
-    model: str = field(metadata={"help": "Folder of a trained model, or a hub id; its coh.json tells the words it was taught."})
-    prompt: str = field(metadata={"help": "What the output is for, as plain text."})
-    feedback: Literal["good", "bad"] = field(default="good", metadata={"help": "Which words stand in front of the output: those of good outputs or of bad ones."})
-    task: Optional[Literal["general", "answer", "summary", "conversation"]] = field(
-        default=None, metadata={"help": "Whose words are used, where the templates tell tasks apart; by default the task that the model saw most."}
+    model: str = field(
+        metadata={"help": "Folder of a trained model, or a hub id; its coh.json tells the words it was taught."}
     )
-    templates: Optional[str] = field(default=None, metadata={"help": "Other words than the model's own: prose, marker, marker_varied or a YAML file."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Longest output in tokens; it ends earlier at the end-of-text token."})
-    do_sample: bool = field(default=False, metadata={"help": "Draw tokens by probability instead of taking the likeliest, for variety."})
-    temperature: float = field(default=1.0, metadata={"help": "Below 1 sharpens the draw, above 1 flattens it; counts with --do_sample only."})
-    top_p: float = field(default=1.0, metadata={"help": "Draw from the likeliest tokens of this total probability; counts with --do_sample only."})
-    repetition_penalty: float = field(default=1.0, metadata={"help": "Above 1 makes tokens that stand already less likely; small models repeat themselves."})
+    prompt: str = field(metadata={"help": "What the output is for, as plain text."})
+    feedback: Literal["good", "bad"] = field(
+        default="good",
+        metadata={"help": "Which words stand in front of the output: those of good outputs or of bad ones."},
+    )
+    task: Literal["general", "answer", "summary", "conversation"] | None = field(
+        default=None,
+        metadata={
+            "help": "Whose words are used, where the templates tell tasks apart; by default the task that the "
+            "model saw most."
+        },
+    )
+    templates: str | None = field(
+        default=None,
+        metadata={"help": "Other words than the model's own: prose, marker, marker_varied or a YAML file."},
+    )
+    max_new_tokens: int = field(
+        default=128, metadata={"help": "Longest output in tokens; it ends earlier at the end-of-text token."}
+    )
+    do_sample: bool = field(
+        default=False, metadata={"help": "Draw tokens by probability instead of taking the likeliest, for variety."}
+    )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Below 1 sharpens the draw, above 1 flattens it; counts with --do_sample only."}
+    )
+    top_p: float = field(
+        default=1.0,
+        metadata={"help": "Draw from the likeliest tokens of this total probability; counts with --do_sample only."},
+    )
+    repetition_penalty: float = field(
+        default=1.0,
+        metadata={"help": "Above 1 makes tokens that stand already less likely; small models repeat themselves."},
+    )
     num_outputs: int = field(default=1, metadata={"help": "How many outputs; more than 1 needs --do_sample."})
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    dtype: str = field(default="auto", metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; auto is how they were saved."})
-    cache_dir: Optional[str] = field(default=None, metadata={"help": "Where downloads from the hub are kept."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; auto is how they were saved."},
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads from the hub are kept."})
 
     def __post_init__(self) -> None:
         problems = []
@@ -59,8 +86,11 @@ class GenerateArgs:
             raise ConfigError(problems)
 
 
-def steered_prompt(prompt: str | Sequence[Message], feedback: str, words: Words, encoder: Encoder, task: str = "general") -> list[int]:
-    """The ids that a model continues with an output of that quality: the beginning of the training row it was taught by.
+def steered_prompt(
+    prompt: str | Sequence[Message], feedback: str, words: Words, encoder: Encoder, task: str = "general"
+) -> list[int]:
+    """The ids that a model continues with an output of that quality: the beginning of the training row it was taught
+    by.
 
     Args:
         prompt: a text, or the turns of a conversation.
@@ -84,7 +114,10 @@ def generate_outputs(model: Any, tokenizer: Any, prompt_ids: Sequence[int], **ge
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = generation.get("max_new_tokens", 0)
     if limit and len(prompt_ids) + room > limit:
-        raise ModelError(f"prompt of {len(prompt_ids)} tokens and {room} new ones: the model has {limit} positions, shorten one of them")
+        raise ModelError(
+            f"prompt of {len(prompt_ids)} tokens and {room} new ones: the model has {limit} positions, shorten "
+            f"one of them"
+        )
     input_ids = torch.tensor([list(prompt_ids)], device=model.device)
     was_training = model.training
     model.eval()
@@ -108,7 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         words = load_words(args.model, args.templates, args.cache_dir)
         tokenizer = load_tokenizer(args.model, args.cache_dir)
-        prompt_ids = steered_prompt(args.prompt, args.feedback, words, Encoder(tokenizer, words.prepend_bos), args.task or words.tasks[0])
+        prompt_ids = steered_prompt(
+            args.prompt, args.feedback, words, Encoder(tokenizer, words.prepend_bos), args.task or words.tasks[0]
+        )
         model = load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir)
         set_seed(args.seed)
         drawing = {"temperature": args.temperature, "top_p": args.top_p} if args.do_sample else {}

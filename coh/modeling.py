@@ -1,4 +1,5 @@
-"""Tokenizer and model, as Hugging Face loads them: dtype, GGUF files, and the checks that must come before any weight is read.
+"""Tokenizer and model, as Hugging Face loads them: dtype, GGUF files, and the checks that must come before any weight
+is read.
 
 Nothing here knows about feedback. A model is named by a hub id, a folder, or a `.gguf` file.
 """
@@ -44,7 +45,9 @@ def load_config(name: str, cache_dir: str | None = None) -> Any:
     except (OSError, ValueError) as error:
         raise ModelError(f"model {name!r} cannot be opened: {_first_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"model {name!r} ({config.model_type}) has an encoder and a decoder: choose a causal language model")
+        raise ModelError(
+            f"model {name!r} ({config.model_type}) has an encoder and a decoder: choose a causal language model"
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"model {name!r} ({config.model_type}) is no causal language model that transformers knows")
     return config
@@ -72,12 +75,15 @@ def problems_of(config: Any, tokenizer: Any, seq_length: int) -> list[str]:
         problems.append("the tokenizer has no end-of-text token: set eos_token in its tokenizer_config.json")
     positions = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
     if positions and seq_length > positions:
-        problems.append(f"--seq_length {seq_length} is more than the model's {positions} positions: choose {positions} or less")
+        problems.append(
+            f"--seq_length {seq_length} is more than the model's {positions} positions: choose {positions} or less"
+        )
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= text_config.vocab_size:
         problems.append(
             f"the tokenizer has token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), the model only "
-            f"{text_config.vocab_size} (0 to {text_config.vocab_size - 1}): choose the tokenizer that belongs to the model"
+            f"{text_config.vocab_size} (0 to {text_config.vocab_size - 1}): choose the tokenizer that belongs to "
+            f"the model"
         )
     return problems
 
@@ -106,15 +112,35 @@ def load_model(
 
 
 def _without_quantization(model: Any, attn_implementation: str | None) -> Any:
-    """The same weights in a model that forgot the GGUF file they came from (transformers refuses to save it otherwise)."""
+    """The same weights in a model that forgot the GGUF file they came from (transformers refuses to save it
+    otherwise).
+    """
     from transformers import AutoModelForCausalLM
 
-    config = type(model.config).from_dict({k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
-    plain = AutoModelForCausalLM.from_config(config, dtype=model.dtype, attn_implementation=attn_implementation or "sdpa")
+    config = type(model.config).from_dict(
+        {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    )
+    plain = AutoModelForCausalLM.from_config(
+        config, dtype=model.dtype, attn_implementation=attn_implementation or "sdpa"
+    )
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
     plain.generation_config = model.generation_config
     return plain.train(model.training)
+
+
+def has_fast_bf16() -> bool:
+    """Whether the device computes in bfloat16; a CPU without such arithmetic takes ten times as long as in float32.
+
+    >>> has_fast_bf16() in (True, False)
+    True
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _check_name(name: str) -> None:

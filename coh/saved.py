@@ -55,7 +55,9 @@ def load_words(model: str | Path, templates: str | None = None, cache_dir: str |
     path = None if str(model).endswith(".gguf") else cached_file(str(model), FILE, cache_dir=cache_dir, **silent)
     saved = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     if not saved and not templates:
-        raise FeedbackError(f"{model} has no {FILE}, so its words are not known: name some with --templates, as in marker")
+        raise FeedbackError(
+            f"{model} has no {FILE}, so its words are not known: name some with --templates, as in marker"
+        )
     if templates:
         family = load_family(templates)
     else:

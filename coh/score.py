@@ -23,7 +23,9 @@ TOKENS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class OutputScores:
-    """Per output: log p(output | prompt, words) in nats, summed over its tokens and the end-of-text token, and their number."""
+    """Per output: log p(output | prompt, words) in nats, summed over its tokens and the end-of-text token, and
+    their number.
+    """
 
     log_p: NDArray[np.float64]
     num_tokens: NDArray[np.int64]
@@ -55,7 +57,10 @@ def score_documents(
     log_p, num_tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
     bar = tqdm(total=len(documents), desc=progress, disable=not progress, leave=False)
     for batch in _by_length([len(document.input_ids) for document in documents]):
-        cut = [(documents[n].input_ids[-(max_length or 0) :], documents[n].target_mask[-(max_length or 0) :]) for n in batch]
+        cut = [
+            (documents[n].input_ids[-(max_length or 0) :], documents[n].target_mask[-(max_length or 0) :])
+            for n in batch
+        ]
         shape = len(batch), max(len(ids) for ids, _ in cut)
         input_ids, labels = np.full(shape, pad_id), np.full(shape, IGNORED)
         for row, (ids, targets) in enumerate(cut):
@@ -63,7 +68,9 @@ def score_documents(
             labels[row, : len(ids)] = np.where(targets, ids, IGNORED)
         labels[:, 0] = IGNORED  # nothing predicts a first token
         # Padding stands behind the document, where causal attention cannot see it.
-        nll, _ = target_scores(model, torch.from_numpy(input_ids).to(model.device), torch.from_numpy(labels).to(model.device))
+        nll, _ = target_scores(
+            model, torch.from_numpy(input_ids).to(model.device), torch.from_numpy(labels).to(model.device)
+        )
         log_p[batch] = -nll.double().sum(1).cpu().numpy()
         num_tokens[batch] = (labels != IGNORED).sum(1)
         bar.update(len(batch))

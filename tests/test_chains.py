@@ -38,7 +38,8 @@ def stores(tmp_path_factory):
     ]
     files = {"pairs": write_rows(folder / "pairs.jsonl", pairs(60)), "webgpt": write_rows(folder / "w.jsonl", ties)}
     return {
-        name: load_groups(parse_source(f"{name}={path}"), cache_dir=folder / "cache")["train"] for name, path in files.items()
+        name: load_groups(parse_source(f"{name}={path}"), cache_dir=folder / "cache")["train"]
+        for name, path in files.items()
     }
 
 
@@ -104,7 +105,9 @@ def test_better_and_worse_stand_where_the_words_say(stores, encoder):
 
 def test_ties_come_in_both_orders(stores, encoder):
     chains = make(stores, encoder, names=["webgpt"])
-    orders = Counter(o for epoch in range(8) for _, _, t, o in described(chains, chains.window(epoch, 0)) if ".tie." in t)
+    orders = Counter(
+        o for epoch in range(8) for _, _, t, o in described(chains, chains.window(epoch, 0)) if ".tie." in t
+    )
     assert set(orders) == {(0, 1), (1, 0)} and min(orders.values()) > 30
 
 
@@ -176,7 +179,9 @@ def test_ties_without_words_are_dropped_and_counted(stores, encoder):
 
 def test_templates_without_the_kind_asked_for(stores, encoder):
     family = read_family("mine", {"tasks": {"general": {"p": ["{prompt} Good: {better}"]}}})
-    with pytest.raises(FeedbackError, match="templates mine have none of n, pn for answer or general: choose others with --chains"):
+    with pytest.raises(
+        FeedbackError, match="templates mine have none of n, pn for answer or general: choose others with --chains"
+    ):
         make(stores, encoder, family, polarities=["n", "pn"])
 
 

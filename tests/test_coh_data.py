@@ -67,9 +67,7 @@ def test_an_epoch_is_its_documents_concatenated(folder, tokenizer, packing):
             assert np.array_equal(np.concatenate(found), np.concatenate(expected))
         else:
             whole = Counter(ids.tobytes() for ids in expected if len(ids) <= 256)
-            pieces = Counter(
-                ids.tobytes() for row in range(stream.rows_until(1)) for ids, _, _ in stream.spans(row)
-            )
+            pieces = Counter(ids.tobytes() for row in range(stream.rows_until(1)) for ids, _, _ in stream.spans(row))
             assert not whole - pieces  # no document that fits a row is cut
             assert sum(map(len, found)) == sum(map(len, expected))
 
@@ -111,7 +109,11 @@ def test_same_rows_in_any_order_process_and_number_of_workers(folder, tokenizer)
         assert all(np.array_equal(again[index][key], expected[index][key]) for key in expected[index])
     for workers in (0, 1, 3):
         loader = torch.utils.data.DataLoader(
-            again, batch_size=4, collate_fn=collate, num_workers=workers, multiprocessing_context="fork" if workers else None
+            again,
+            batch_size=4,
+            collate_fn=collate,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
         )
         ids = torch.cat([batch["input_ids"] for batch in loader])
         assert np.array_equal(ids.numpy(), np.stack([row["input_ids"] for row in expected]))
@@ -203,7 +205,10 @@ def test_no_prompt_is_in_two_splits(folder, tokenizer):
 
 def test_evaluation_data_of_its_own(folder, tokenizer):
     datasets = load(
-        folder, tokenizer, feedback_data=[f"a={folder / 'pairs.jsonl'}"], eval_feedback_data=[f"b={folder / 'more.jsonl'}"]
+        folder,
+        tokenizer,
+        feedback_data=[f"a={folder / 'pairs.jsonl'}"],
+        eval_feedback_data=[f"b={folder / 'more.jsonl'}"],
     )
     assert datasets["train"].source_names == ["a", "pretrain"]
     assert datasets["validation"].source_names == datasets["test"].source_names == ["b", "pretrain"]
@@ -232,7 +237,9 @@ def test_no_text(folder, tokenizer):
 def test_the_table_tells_shares_padding_and_losses(folder, tokenizer):
     rows = [*pairs(50), {"prompt": "Empty?", "chosen": "x", "rejected": " "}]
     path = write_rows(folder / "holes.jsonl", rows)
-    train = load(folder, tokenizer, feedback_data=[path, str(folder / "pairs.jsonl")], feedback_weights=[1.0, 1.0])["train"]
+    train = load(folder, tokenizer, feedback_data=[path, str(folder / "pairs.jsonl")], feedback_weights=[1.0, 1.0])[
+        "train"
+    ]
     summary = summarize(train)
     assert summary["sources"]["holes"]["share"] == pytest.approx(0.5, abs=0.01)
     assert list(summary["dropped"]["holes"].values()) == [1]
@@ -253,7 +260,13 @@ def test_the_table_tells_shares_padding_and_losses(folder, tokenizer):
 def test_the_bundled_sample_loads(tokenizer, tmp_path):
     args = CoHDataArgs(feedback_data=["sample"], pretrain_data="sample", seq_length=1024)
     datasets = load_datasets(args, tokenizer, cache_dir=str(tmp_path))
-    assert datasets["train"].source_names == ["sample_webgpt", "sample_hh_rlhf", "sample_summarize", "sample_pairs", "pretrain"]
+    assert datasets["train"].source_names == [
+        "sample_webgpt",
+        "sample_hh_rlhf",
+        "sample_summarize",
+        "sample_pairs",
+        "pretrain",
+    ]
     assert len(datasets["train"]) > 100 and len(datasets["test"]) > 5
 
 
@@ -266,7 +279,10 @@ def test_the_bundled_sample_loads(tokenizer, tmp_path):
         ({"eval_feedback_data": ["no.jsonl"]}, ["--eval_feedback_data: source 'no.jsonl': there is no file"]),
         ({"feedback_weights": [1.0]}, ["--feedback_weights 1: 1 numbers for 3 sources"]),
         ({"feedback_weights": [0.0, 0.0, 0.0]}, ["--feedback_weights 0,0,0: give numbers of 0 or more"]),
-        ({"feedback_format": "webgtp"}, ["--feedback_format: unknown feedback format 'webgtp': did you mean 'webgpt'?"]),
+        (
+            {"feedback_format": "webgtp"},
+            ["--feedback_format: unknown feedback format 'webgtp': did you mean 'webgpt'?"],
+        ),
         ({"webgpt_dataset_test_size": 1.0}, ["--webgpt_dataset_test_size 1.0: give a share from 0 to below 1."]),
         ({"pretrain_docs": 0}, ["--pretrain_docs 0: give 1 or more, or --pretrain_data none."]),
         ({"pretrain_ratio": -1.0}, ["--pretrain_ratio -1.0: give 0 or more"]),
@@ -275,7 +291,10 @@ def test_the_bundled_sample_loads(tokenizer, tmp_path):
         ({"templates": "proze"}, ["--templates: templates 'proze': neither marker, marker_varied, prose nor a file"]),
         ({"templates": "marker", "chains": ["question"]}, ["--chains question: templates marker have none of these"]),
         ({"packing": "tight"}, ["--packing tight: give one of fit, chunk."]),
-        ({"seq_length": 1, "pretrain_docs": -1, "chains": []}, ["--seq_length 1", "--pretrain_docs -1", "--chains (empty)"]),
+        (
+            {"seq_length": 1, "pretrain_docs": -1, "chains": []},
+            ["--seq_length 1", "--pretrain_docs -1", "--chains (empty)"],
+        ),
     ],
 )
 def test_bad_options_are_all_said(options, problems):

@@ -7,7 +7,12 @@ from coh.data import draws
 
 def test_same_question_same_answer_and_every_part_counts():
     assert draws.key(1, "order", 2, 3) == draws.key(1, "order", 2, 3)
-    others = {draws.key(2, "order", 2, 3), draws.key(1, "rows", 2, 3), draws.key(1, "order", 3, 2), draws.key(1, "order", 23)}
+    others = {
+        draws.key(2, "order", 2, 3),
+        draws.key(1, "rows", 2, 3),
+        draws.key(1, "order", 3, 2),
+        draws.key(1, "order", 23),
+    }
     assert draws.key(1, "order", 2, 3) not in others and len(others) == 4
 
 
@@ -19,6 +24,6 @@ def test_keys_are_fixed_for_ever():
 
 def test_fractions_are_even():
     values = np.array([draws.fraction(f"text {number}") for number in range(20_000)])
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0 and values.max() < 1
     counts, _ = np.histogram(values, bins=10, range=(0, 1))
     assert abs(counts - 2000).max() < 5 * np.sqrt(2000 * 0.9)

@@ -1,4 +1,6 @@
-"""The laws of encoding, on byte-level BPE and SentencePiece alike: pieces join to the whole, targets decode to the outputs."""
+"""The laws of encoding, on byte-level BPE and SentencePiece alike: pieces join to the whole, targets decode to the
+outputs.
+"""
 
 from types import SimpleNamespace
 
@@ -52,7 +54,7 @@ def all_templates():
 
 def test_law_of_pieces(encoder):
     """Pieces encoded alone and joined are the ids of the text encoded whole."""
-    for family, template in all_templates():
+    for _, template in all_templates():
         for prompt, *outputs in TEXTS[:2]:
             segments = chain(template, prompt, outputs[: len(template.outputs)])
             joined = np.concatenate(encoder.encode([segment.text for segment in segments])).tolist()
@@ -61,7 +63,12 @@ def test_law_of_pieces(encoder):
 
 def test_newlines_between_pieces_keep_the_law_too(complete_encoder):
     """A SentencePiece tokenizer would put a dummy space in front of a piece that starts with a newline."""
-    segments = [Segment("Question", False), Segment("\n\nGood:", False), Segment("\nyes", True), Segment("\n\nBad:", False)]
+    segments = [
+        Segment("Question", False),
+        Segment("\n\nGood:", False),
+        Segment("\nyes", True),
+        Segment("\n\nBad:", False),
+    ]
     assert complete_encoder.holds_law([segments])
 
 
@@ -80,9 +87,8 @@ def test_documents_decode_to_text_and_targets_to_outputs(complete_encoder):
             plain = [token for token in document.input_ids if token != tokenizer.eos_token_id]
             assert tokenizer.decode(plain, clean_up_tokenization_spaces=False) == text
             targets = [token for token, is_target in zip(document.input_ids, document.target_mask) if is_target]
-            spans = []
+            spans: list[list[int]] = [[]]
             for token in targets:
-                spans = [*spans, []] if not spans else spans
                 spans[-1].append(token)
                 if token == tokenizer.eos_token_id:
                     spans.append([])
@@ -112,7 +118,10 @@ def test_special_tokens_in_a_text_stay_letters(encoder):
 
 
 def test_no_special_tokens_by_themselves(encoder):
-    assert encoder.bos.tolist() == [] and [len(ids) for ids in encoder.encode(["", " a"])] == [0, len(ids_of(encoder, "b a")) - len(ids_of(encoder, "b"))]
+    assert encoder.bos.tolist() == [] and [len(ids) for ids in encoder.encode(["", " a"])] == [
+        0,
+        len(ids_of(encoder, "b a")) - len(ids_of(encoder, "b")),
+    ]
 
 
 def test_bos_stands_in_front_of_documents_only_when_asked(tokenizers):

@@ -1,4 +1,8 @@
-"""Segments: joined they are the text, the targets are the outputs, and the prompt of a generation is their beginning."""
+"""Segments: joined they are the text, the targets are the outputs, and the prompt of a generation is their
+beginning.
+"""
+
+import re
 
 import pytest
 from hypothesis import given
@@ -17,10 +21,8 @@ WORDS = st.text(min_size=1, max_size=40).map(str.strip).filter(bool)
 def test_joined_segments_are_the_filled_template(template, prompt, first, second):
     outputs = [first, second][: len(template.outputs)]
     segments = chain(template, prompt, outputs)
-    text = template.text
-    for slot, output in zip(template.outputs, outputs):
-        text = text.replace("{%s}" % slot, f"\0{output}\0", 1)
-    text = text.replace("{prompt}", prompt, 1).replace("\0", "")
+    values = {"prompt": prompt, **dict(zip(template.outputs, outputs))}
+    text = re.sub(r"\{(\w+)\}", lambda slot: values[slot[1]], template.text)
     if template.answer:
         text += f" {template.answer}"
     assert "".join(segment.text for segment in segments) == text
@@ -50,7 +52,12 @@ def test_an_empty_prompt_takes_its_white_space_with_it():
 
 def test_conversations_name_their_roles():
     roles = {"system": "System:", "user": "Human:", "assistant": "AI:"}
-    turns = [Message("system", "Be kind."), Message("user", " Hi \n"), Message("assistant", "Hello."), Message("user", "Bye.")]
+    turns = [
+        Message("system", "Be kind."),
+        Message("user", " Hi \n"),
+        Message("assistant", "Hello."),
+        Message("user", "Bye."),
+    ]
     assert prompt_text(turns, "general", roles) == "System: Be kind.\n\nHuman: Hi\n\nAI: Hello.\n\nHuman: Bye."
     assert prompt_text(turns[1:2], "general", roles) == "Hi"
     assert prompt_text(turns[1:2], "conversation", roles) == "Human: Hi"

@@ -1,4 +1,6 @@
-"""The plan's laws: nothing lost, nothing twice, no needless cut, little padding, and any row found without the others."""
+"""The plan's laws: nothing lost, nothing twice, no needless cut, little padding, and any row found without the
+others.
+"""
 
 from dataclasses import dataclass
 
@@ -20,7 +22,9 @@ def check_conservation(layout: Layout, lengths, capacity):
     """Every token of every document stands in exactly one span; no row holds too much."""
     tokens = sorted((document, token) for document, start, stop in all_spans(layout) for token in range(start, stop))
     assert tokens == [(document, token) for document, length in enumerate(lengths) for token in range(length)]
-    assert all(0 < sum(stop - start for _, start, stop in layout.spans(row)) <= capacity for row in range(layout.num_rows))
+    assert all(
+        0 < sum(stop - start for _, start, stop in layout.spans(row)) <= capacity for row in range(layout.num_rows)
+    )
 
 
 @given(LENGTHS, st.integers(7, 64), st.sampled_from(sorted(PACKINGS)))

@@ -34,7 +34,9 @@ def test_a_folder_in_the_layout_of_the_hub_is_streamed_once_to_so_many_texts(tmp
     folder = tmp_path / "c4" / "en"
     folder.mkdir(parents=True)
     for part in range(3):
-        write_rows(folder / f"c4-train.{part:05d}-of-00003.jsonl", [{"text": f"{part}/{n}", "url": "u"} for n in range(10)])
+        write_rows(
+            folder / f"c4-train.{part:05d}-of-00003.jsonl", [{"text": f"{part}/{n}", "url": "u"} for n in range(10)]
+        )
     monkeypatch.setattr("coh.data.pretrain.HUB_NAMES", {"c4": (str(tmp_path / "c4" / "en"), None)})
     assert list(load_texts("c4", 12, str(tmp_path / "cache"))["text"]) == [f"0/{n}" for n in range(10)] + ["1/0", "1/1"]
     for file in folder.iterdir():
@@ -71,7 +73,9 @@ def test_a_pass_holds_every_text_once_and_none_that_is_held_out(tmp_path, texts_
 
 def test_empty_texts_are_passed_over(tmp_path):
     path = write_rows(tmp_path / "text.jsonl", [{"text": "one"}, {"text": "  "}, {"text": None}, {"text": "two"}])
-    texts = Texts(load_texts(path, 10, str(tmp_path / "c")), Encoder(byte_tokenizer()), held_out=False, source=0, seed=0)
+    texts = Texts(
+        load_texts(path, 10, str(tmp_path / "c")), Encoder(byte_tokenizer()), held_out=False, source=0, seed=0
+    )
     assert len(texts) == 2 and np.all(texts.window(0, 0).lengths > 1)
 
 

@@ -45,3 +45,28 @@ def pairs(number: int, length: int = 6, start: int = 0) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def tiny_model_folder(folder: Path, **config: Any) -> str:
+    """A two-layer LLaMA with random weights and the byte tokenizer, saved as a plain Hugging Face folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer()
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**(sizes | config))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -1,7 +1,7 @@
 """Feedback groups -> documents: for every pass, which words stand around which outputs, and the tokens of the result.
 
-A pass takes each source by its share, draws a polarity, a template and outputs for every group, and knows each document's
-length at once; tokens are read one document at a time from the pieces that were encoded before.
+A pass takes each source by its share, draws a polarity, a template and outputs for every group, and knows each
+document's length at once; tokens are read one document at a time from the pieces that were encoded before.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ class Chains:
                         templates += choices
             if not found[0]:
                 raise FeedbackError(
-                    f"templates {family.name} have none of {', '.join(polarities)} for {task} or general: choose others with --chains"
+                    f"templates {family.name} have none of {', '.join(polarities)} for {task} or general: choose "
+                    f"others with --chains"
                 )
             self._choices.append(found)
         self.table = TemplateTable(templates, family, encoder, train_on)

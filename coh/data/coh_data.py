@@ -94,8 +94,8 @@ class CoHDataset:
         if not 0 <= row < self.num_rows:
             raise IndexError(f"row {row} of {self.num_rows}")
         is_text, number = self.place(int(row))
-        stream = self.text_rows if is_text else self.feedback_rows
-        return self._row(stream.spans(number), int(row), is_text)
+        spans = self.text_rows.spans(number) if is_text and self.text_rows else self.feedback_rows.spans(number)
+        return self._row(spans, int(row), is_text)
 
     def _row(self, spans: Sequence[tuple[Any, Any, int]], row: int, is_text: bool) -> dict[str, Any]:
         length = self.args.seq_length
@@ -168,7 +168,8 @@ def load_datasets(
         )
         if not chains.is_exact and is_training:
             logger.warning(
-                "this tokenizer joins pieces of text differently from the whole: whole chains are encoded, which is slower"
+                "this tokenizer joins pieces of text differently from the whole: whole chains are encoded, which "
+                "is slower"
             )
         text_documents = None
         if texts is not None:

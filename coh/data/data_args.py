@@ -1,7 +1,7 @@
 """The options that say which feedback and text a run learns from, and how they become rows."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional
+from typing import Literal
 
 from coh.arguments import ConfigError
 from coh.data.plan import PACKINGS
@@ -23,39 +23,44 @@ class CoHDataArgs:
     feedback_data: list[str] = field(
         default_factory=lambda: ["webgpt", "hh_rlhf", "summarize"],
         metadata={
-            "help": "Feedback to learn from: built-in names (webgpt, webgpt_quotes, hh_rlhf, summarize, sample), files (.jsonl .json .csv "
+            "help": "Feedback to learn from: built-in names (webgpt, webgpt_quotes, hh_rlhf, summarize, sample), "
+            "files (.jsonl .json .csv "
             ".parquet), folders or hub ids org/name[:config]; NAME=WHAT names one, WHAT@N takes its first N groups. "
             "The default is what the paper used."
         },
     )
-    feedback_weights: Optional[list[float]] = field(
+    feedback_weights: list[float] | None = field(
         default=None,
         metadata={
             "aliases": ["--hf_weights"],
-            "help": "Share of each source in the chains of an epoch, one number per source; by default their sizes, as in the paper.",
+            "help": "Share of each source in the chains of an epoch, one number per source; by default their "
+            "sizes, as in the paper.",
         },
     )
     feedback_format: str = field(
         default="auto",
         metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."},
     )
-    eval_feedback_data: Optional[list[str]] = field(
+    eval_feedback_data: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Feedback to evaluate on, named as in --feedback_data; by default the held-out splits of the training sources."
+            "help": "Feedback to evaluate on, named as in --feedback_data; by default the held-out splits of the "
+            "training sources."
         },
     )
     webgpt_dataset_test_size: float = field(
         default=0.1,
         metadata={
-            "help": "Share of prompts, by hash, that is held out from webgpt and from any other source that has one split only; half of it "
+            "help": "Share of prompts, by hash, that is held out from webgpt and from any other source that has "
+            "one split only; half of it "
             "is for validation, half for test. 0.1 leaves about a thousand webgpt questions in each."
         },
     )
     pretrain_data: str = field(
         default="c4",
         metadata={
-            "help": "Plain text that keeps the model's language: c4 (as in the authors' code), sample, none, a hub id or a file with a text column."
+            "help": "Plain text that keeps the model's language: c4 (as in the authors' code), sample, none, a "
+            "hub id or a file with a text column."
         },
     )
     pretrain_docs: int = field(
@@ -69,26 +74,30 @@ class CoHDataArgs:
     templates: str = field(
         default="prose",
         metadata={
-            "help": "Words around the outputs: prose, marker, marker_varied or a YAML file; prose varies most, which served the paper best."
+            "help": "Words around the outputs: prose, marker, marker_varied or a YAML file; prose varies most, "
+            "which served the paper best."
         },
     )
     chains: list[str] = field(
         default_factory=lambda: ["p", "n", "pn", "np"],
         metadata={
-            "help": "Kinds of chain, drawn equally often: p one better output, n one worse, pn and np both in that order, question which is "
+            "help": "Kinds of chain, drawn equally often: p one better output, n one worse, pn and np both in "
+            "that order, question which is "
             "better (prose only). p alone is supervised fine-tuning."
         },
     )
     train_on: Literal["all", "last"] = field(
         default="all",
         metadata={
-            "help": "Outputs of a chain that are targets: all of them, or the last one only; all learns twice as much per token."
+            "help": "Outputs of a chain that are targets: all of them, or the last one only; all learns twice as "
+            "much per token."
         },
     )
     packing: Literal["fit", "chunk"] = field(
         default="fit",
         metadata={
-            "help": "fit never cuts a chain that fits a row; chunk cuts wherever a row ends, as earlier implementations did."
+            "help": "fit never cuts a chain that fits a row; chunk cuts wherever a row ends, as earlier "
+            "implementations did."
         },
     )
     isolate_documents: bool = field(
@@ -152,7 +161,8 @@ class CoHDataArgs:
         given = ",".join(f"{weight:g}" for weight in weights)
         if len(weights) != num_sources:
             return [
-                f"--feedback_weights {given}: {len(weights)} numbers for {num_sources} sources, give one each (sample counts as four)."
+                f"--feedback_weights {given}: {len(weights)} numbers for {num_sources} sources, give one each "
+                f"(sample counts as four)."
             ]
         if min(weights) < 0 or not max(weights) > 0:
             return [f"--feedback_weights {given}: give numbers of 0 or more, at least one above 0."]

@@ -1,9 +1,10 @@
 """Segments -> token ids and target mask: the only file that knows about BOS, EOS, the borders of pieces and shortening.
 
-Pieces are encoded once, apart from their neighbours, and joined as ids. That equals encoding the joined text as long as a
-piece starts with white space and its left neighbour ends without any (the law of pieces). A SentencePiece tokenizer puts a
-dummy space in front of whatever it is given; so every piece that continues a text is encoded behind a colon, whose ids are
-cut off again. Where a tokenizer breaks the law all the same, `Encoder.whole` encodes complete texts and cuts by offsets.
+Pieces are encoded once, apart from their neighbours, and joined as ids. That equals encoding the joined text as long
+as a piece starts with white space and its left neighbour ends without any (the law of pieces). A SentencePiece
+tokenizer puts a dummy space in front of whatever it is given; so every piece that continues a text is encoded behind
+a colon, whose ids are cut off again. Where a tokenizer breaks the law all the same, `Encoder.whole` encodes complete
+texts and cuts by offsets.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Encoder:
         self._context = self._ids([_CONTEXT])[0]
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each piece: one that starts with white space continues a text, any other begins one. No special tokens."""
+        """The ids of each piece: one that starts with white space continues a text, any other begins one. No
+        special tokens.
+        """
         continues = [text[:1].isspace() for text in texts]
         found = self._ids([_CONTEXT + text if joined else text for text, joined in zip(texts, continues)])
         skip = len(self._context)

@@ -1,7 +1,7 @@
 """Every piece of text encoded once: prompts and outputs as ids in an Arrow table that stays on disk.
 
-A group has one piece per way its prompt is joined to the words in front of it, then one per output and way. Reading a piece
-is a slice of the memory map; lengths are known for all pieces at once, from Arrow's offsets.
+A group has one piece per way its prompt is joined to the words in front of it, then one per output and way. Reading a
+piece is a slice of the memory map; lengths are known for all pieces at once, from Arrow's offsets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class IdTable:
 
 
 def encode_column(dataset: Any, texts: Any, encoder: Any, cache_key: Sequence[Any], description: str) -> IdTable:
-    """Encodes the texts that `texts(batch)` finds in each batch of a dataset; cached under `cache_key` and the tokenizer."""
+    """Encodes the texts that `texts(batch)` finds in each batch of a dataset; cached under `cache_key` and the
+    tokenizer.
+    """
     from datasets import Features, List, Value
     from datasets.fingerprint import Hasher
 

@@ -24,7 +24,9 @@ FIT_WINDOW = 1024  # documents packed together; larger pads less and mixes lengt
 class Documents(Protocol):
     """The documents of one window: known by their lengths, read one at a time."""
 
-    lengths: Ints
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of each document."""
 
     def tokens(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_], int]:
         """Ids, target mask and the number of the source."""
@@ -38,7 +40,8 @@ def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
 def permute(positions: Ints, size: int, key: int) -> Ints:
     """Where a random permutation of range(size) sends these positions, without holding the permutation.
 
-    A Feistel network permutes the next power of four; positions that fall outside range(size) walk on until they are in.
+    A Feistel network permutes the next power of four; positions that fall outside range(size) walk on until they are
+    in.
 
     >>> sorted(permute(np.arange(10), 10, key=7).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]

@@ -1,7 +1,7 @@
 """The things that travel along the path of the data: frozen, small, and checked where they are made.
 
-A stored row of any format becomes a `FeedbackGroup`; a template turns the group into `Segment`s; encoding turns those into
-a `Document` of token ids. After `FeedbackGroup` nobody knows where the feedback came from, except as a label.
+A stored row of any format becomes a `FeedbackGroup`; a template turns the group into `Segment`s; encoding turns those
+into a `Document` of token ids. After `FeedbackGroup` nobody knows where the feedback came from, except as a label.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ import numpy as np
 
 
 def summarize(dataset: Any) -> dict[str, Any]:
-    """One epoch of a `CoHDataset`'s feedback: documents, tokens and share per source, and what was shortened or left out."""
+    """One epoch of a `CoHDataset`'s feedback: documents, tokens and share per source, and what was shortened or
+    left out.
+    """
     chains = dataset.chains
     sources: dict[str, Counter[str]] = {source.name: Counter() for source in chains.sources}
     counts: Counter[str] = Counter()

@@ -1,13 +1,14 @@
 """Templates: the words around the outputs, read from YAML, checked, and nothing else.
 
-In: `prose`, `marker`, `marker_varied` or the path of a YAML file. Out: a `Family` of `Template`s, sorted by task and polarity.
+In: `prose`, `marker`, `marker_varied` or the path of a YAML file. Out: a `Family` of `Template`s, sorted by task and
+polarity.
 
 A template's text alternates words and slots, and slots stand between white space:
 
     "{prompt} A good answer: {better} A worse one: {worse}"
 
-`{prompt}` is the prompt; `{better}` and `{worse}` are two outputs; a tie says `{first}` and `{second}`. Outputs are what
-the model learns to write, except in a question, where it learns the `answer` alone.
+`{prompt}` is the prompt; `{better}` and `{worse}` are two outputs; a tie says `{first}` and `{second}`. Outputs are
+what the model learns to write, except in a question, where it learns the `answer` alone.
 """
 
 from __future__ import annotations
@@ -108,12 +109,13 @@ class Template:
         if not has_outputs:
             order = " then ".join("{%s}" % slot for slot in wanted)
             found.append(
-                f"polarity {self.polarity} takes {order}, this has {' then '.join('{%s}' % s for s in self.outputs) or 'none'}"
+                f"polarity {self.polarity} takes {order}, this has "
+                f"{' then '.join('{%s}' % s for s in self.outputs) or 'none'}"
             )
         if slots.count("prompt") > 1 or "prompt" in slots[1:]:
             found.append("{prompt} stands at most once, and before the outputs")
-        for before, part in zip((None, *self.parts), self.parts):
-            if part.slot in wanted and (before is None or before.slot):
+        for previous, part in zip((None, *self.parts), self.parts):
+            if part.slot in wanted and (previous is None or previous.slot):
                 found.append(
                     f"no words in front of {{{part.slot}}}: feedback stands before the output that it describes"
                 )
@@ -134,7 +136,9 @@ class Template:
 
 @dataclass(frozen=True)
 class Family:
-    """Templates that belong together, and the two things they share: role names, and where the end-of-text token stands."""
+    """Templates that belong together, and the two things they share: role names, and where the end-of-text token
+    stands.
+    """
 
     name: str
     eos: str  # "each": after every output; "end": once, after the chain
