@@ -111,7 +111,7 @@ def linear_nll_sum(
     device = hidden_NH.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NH.dtype
     if use_torch is None:
-        use_torch = HAS_TORCH_KERNEL and hidden_NH.dtype == weight_VH.dtype == dtype and dtype.itemsize >= 4
+        use_torch = HAS_TORCH_KERNEL and dtype.itemsize >= 4
     if not use_torch:
         return _ChunkedNLL.apply(hidden_NH, weight_VH, bias_V, token_N, dtype)
     # The size is named, since on a CPU the function's own choice is 14 times slower.

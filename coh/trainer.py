@@ -83,7 +83,7 @@ class CoHTrainArgs(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False,
         metadata={
-            "help": "Hide from the trainer what the model does not take; off, and to be left so, since the loss reads it."
+            "help": "Hide from the trainer what the model does not take; off and to stay off, since the loss reads it."
         },
     )
     label_names: list[str] | None = field(

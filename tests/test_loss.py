@@ -236,6 +236,16 @@ def test_only_targets_count_however_many_other_positions_there_are(llama, batch)
     torch.testing.assert_close(target_sums(llama, **longer), target_sums(llama, **batch))
 
 
+def test_the_head_runs_at_targets_only(monkeypatch, llama, batch):
+    sizes = []
+    kernel = loss.linear_nll_sum
+    monkeypatch.setattr(
+        loss, "linear_nll_sum", lambda hidden, *rest: sizes.append(len(hidden)) or kernel(hidden, *rest)
+    )
+    target_sums(llama, **batch)
+    assert sizes == [4, 7] == (batch["labels"] != -100).sum(1).tolist()
+
+
 @pytest.mark.parametrize("name", ["llama", "gptj", "gemma2"])
 def test_the_gradient_is_exactly_zero_off_target(request, name, batch):
     model = request.getfixturevalue(name)

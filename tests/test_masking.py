@@ -27,7 +27,9 @@ CONFIGS = {
     },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "mistral": SIZES | {"num_key_value_heads": 2, "sliding_window": 8},
-    "qwen2": SIZES | {"num_key_value_heads": 2, "sliding_window": 8},  # use_sliding_window is off
+    # A window that no layer has: those from the second on would.
+    "qwen2": SIZES
+    | {"num_key_value_heads": 2, "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
 }
 ISOLATING = ["llama", "gpt2", "gpt_neox"]
 SEEDS = [(7, 0), (7, 1)]
@@ -250,7 +252,9 @@ def test_forgetting_is_refused_where_it_cannot_be(kind, seq_length, reason):
 
 def test_forgetting_is_allowed_within_a_window_or_where_it_is_off():
     check_forgetting(make("mistral"), 8)
-    check_forgetting(make("qwen2"), 9)
+    model = make("qwen2")
+    assert model.config.sliding_window == 8
+    check_forgetting(model, 9)
 
 
 def test_forgetting_is_refused_under_flash_attention():

@@ -284,13 +284,13 @@ def test_nan_stops_the_run_and_names_step_and_rows(model, tmp_path, lag):
     poison(model)
     rows = make_rows(12)
     rows[6]["input_ids"][:] = VOCABULARY - 1
-    trainer = make_trainer(model, tmp_path, rows, max_steps=3, learning_rate=0.0, **cut(2, 2))
+    trainer = make_trainer(model, tmp_path, rows, max_steps=3, learning_rate=0.0, logging_steps=50, **cut(2, 2))
     trainer._lag = lag
     with pytest.raises(
         FloatingPointError, match=r"the loss of step 2, .* is not finite: \[nan, .*\] over rows \[6, 7\]"
     ):
         trainer.train()
-    assert len(trainer.seen) == 4
+    assert len(trainer.seen) == (4 if lag == 0 else 5)  # nobody waits for a log
 
 
 @pytest.mark.parametrize("lag", [0, 2])
@@ -315,20 +315,23 @@ def test_nan_in_the_last_step_is_found_before_anything_is_saved(model, tmp_path,
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_infinity_stops_the_run_too(model, tmp_path):
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(1e38)
-    with pytest.raises(FloatingPointError, match="step 1"):
-        make_trainer(model, tmp_path, make_rows(4), **cut(4, 1)).train()
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_infinity_is_no_number_either(number):
+    with pytest.raises(
+        FloatingPointError, match=r"the loss of step 1 is not finite: \[2.0, .*\] over rows \[5, 6\] of .* lower"
+    ):
+        _Arriving(torch.tensor([2.0, number]), "the loss of step 1", [torch.tensor([5]), torch.tensor([6])]).read()
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
 def test_a_gradient_that_is_no_number_is_laid_to_the_step_that_made_it(model, tmp_path, max_grad_norm):
     """The loss is still finite then; that of the next step would not be, and blame other rows, were there one."""
-    model.get_input_embeddings().weight.register_hook(lambda gradient: gradient * float("nan"))
-    trainer = make_trainer(model, tmp_path, make_rows(4), max_grad_norm=max_grad_norm, **cut(2, 2))
+    calls = iter(range(100))  # one for each backward, two for each step
+    spoil = [float("nan") if call >= 2 else 1.0 for call in range(100)]
+    model.get_input_embeddings().weight.register_hook(lambda gradient: gradient * spoil[next(calls)])
+    trainer = make_trainer(model, tmp_path, make_rows(8), max_steps=2, max_grad_norm=max_grad_norm, **cut(2, 2))
     with pytest.raises(
-        FloatingPointError, match=r"the gradient norm of step 1 is not finite: nan over rows \[0, 1, 2, 3\]"
+        FloatingPointError, match=r"the gradient norm of step 2 is not finite: nan over rows \[4, 5, 6, 7\]"
     ):
         trainer.train()
 
