@@ -46,6 +46,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff",
+            "setuptools>=77",
         ],
     },
     entry_points={
