@@ -71,7 +71,8 @@ if [ "$gpus" -gt 0 ] && [ "$gpus" -lt "$processes" ]; then
   fail "$processes processes${ids:+ (ids $ids)} need a GPU each, and $gpus can be seen: ask for no more than that"
 fi
 
-# Of two equal options the later wins, so what the caller gave stays last.
+# Of two equal options the later wins, so what the caller gave stays last. How a model learns is the program's to say:
+# a run by this script and one by python -m are the same.
 has_recipe=
 has_precision=
 for word in "$@"; do
@@ -82,8 +83,7 @@ for word in "$@"; do
 done
 if [ -z "$has_recipe" ]; then
   if [ "${seen#* }" = True ] && [ -z "$has_precision" ]; then set -- --bf16 True "$@"; fi
-  set -- --output_dir outputs/coh --learning_rate 2e-5 --lr_scheduler_type cosine --warmup_steps 0.03 \
-    --logging_steps 10 --save_total_limit 2 "$@"
+  set -- --output_dir outputs/coh --save_total_limit 2 "$@"
 fi
 
 if [ -n "$ids${NPROC-}" ]; then

@@ -116,6 +116,10 @@ class TestValues:
         (args,) = parse_or_raise([ModelArgs], words)
         assert args.use_lora is expected
 
+    def test_a_boolean_that_may_be_none_needs_no_value_either(self) -> None:
+        (args,) = parse_or_raise([TrainArgs], ["--use_cpu", "--ddp_static_graph", "--seed", "3"])
+        assert (args.ddp_static_graph, args.seed) == (True, 3)
+
     def test_the_opposite_of_a_boolean(self) -> None:
         assert parse_or_raise([ModelArgs], ["--no_keep_head"])[0].keep_head is False
 
@@ -234,6 +238,11 @@ class TestProblems:
             "TrainArgs: At most one of fp16 and bf16 can be True, but not both",
             "--seq_length 0 is too short: give 2 or more.",
         ]
+
+    def test_hugging_face_own_error_is_the_cause(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_or_raise([TrainArgs], ["--use_cpu", "--fp16", "--bf16"])
+        assert isinstance(caught.value.__cause__, ValueError)
 
     def test_hugging_face_json_is_named(self) -> None:
         (problem,) = problems_of([TrainArgs], ["--use_cpu", "--accelerator_config", "{x"])

@@ -220,10 +220,10 @@ class TestTrain:
         def parsed(*words: str) -> Any:
             return parse_or_raise([ExperimentArgs, CoHDataArgs, CoHTrainArgs], launch("train.sh", *words).options)[2]
 
-        assert (parsed().learning_rate, parsed().output_dir) == (2e-5, "outputs/coh")
+        assert (parsed().output_dir, parsed().save_total_limit) == ("outputs/coh", 2)
         train = parsed("--learning_rate", "1e-3", "--output_dir=elsewhere", "--pt_loss_weight", "1.5")
         assert (train.learning_rate, train.output_dir, train.pt_loss_weight) == (1e-3, "elsewhere", 1.5)
-        assert train.logging_steps == 10
+        assert train.save_total_limit == 2
 
     def test_any_words_arrive_and_are_printed_as_a_shell_reads_them(self, launch: Callable[..., Launch]) -> None:
         words = [
@@ -389,65 +389,68 @@ class TestConfigurations:
             DeepSpeedZeroConfig(**filled, no_such_key=1)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tokenizers: Any, tiny_llama: Callable[..., Any]) -> Path:
+    """A tiny LLaMA in the older layout."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = tokenizers("smollm2")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    tiny_llama(len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(folder / "llama-7b")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, float]]:
+    """Runs a launcher and gives the evaluation of what it made."""
+    # A build that was killed leaves a lock for which every later run would wait.
+    extensions = ROOT / ".cache" / "torch_extensions"
+    for lock in extensions.glob("**/lock"):
+        lock.unlink()
+
+    def start(script: str, *words: str, **variables: str) -> dict[str, float]:
+        output = tmp_path_factory.mktemp("run") / "model"
+        options = [
+            "--feedback_data",
+            "sample",
+            "--pretrain_data",
+            "sample",
+            "--seq_length",
+            "128",
+            "--max_steps",
+            "2",
+        ]
+        options += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--output_dir", str(output)]
+        environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(extensions)} | variables
+        environment.pop("OMP_NUM_THREADS", None)
+        process = subprocess.Popen(
+            [SHELL, str(ROOT / script), *words, *options],
+            env=environment,
+            cwd=output.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            printed, _ = process.communicate(timeout=600)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == 0, printed[-8000:]
+        assert (output / "model.safetensors").stat().st_size > 1e6
+        return json.loads((output / "all_results.json").read_text())
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def without_deepspeed(model: Path, run: Callable[..., dict[str, float]]) -> dict[str, float]:
+    names = ["--model_name", str(model / "llama-7b"), "--tokenizer_name", str(model / "tokenizer")]
+    return run("train.sh", "0,1", *names, COH_ALLOW_CPU_IDS="1")
+
+
 class TestForReal:
     """Two processes on the CPU, from the shell script to the saved model."""
-
-    @pytest.fixture(scope="class")
-    def model(self, tmp_path_factory: pytest.TempPathFactory, tokenizers: Any, tiny_llama: Callable[..., Any]) -> Path:
-        """A tiny LLaMA in the older layout."""
-        folder = tmp_path_factory.mktemp("llama")
-        tokenizer = tokenizers("smollm2")
-        tokenizer.save_pretrained(folder / "tokenizer")
-        tiny_llama(len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(folder / "llama-7b")
-        return folder
-
-    @pytest.fixture(scope="class")
-    def run(self, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, float]]:
-        """Runs a launcher and gives the evaluation of what it made."""
-        # A build that was killed leaves a lock for which every later run would wait.
-        extensions = ROOT / ".cache" / "torch_extensions"
-        for lock in extensions.glob("**/lock"):
-            lock.unlink()
-
-        def start(script: str, *words: str, **variables: str) -> dict[str, float]:
-            output = tmp_path_factory.mktemp("run") / "model"
-            options = [
-                "--feedback_data",
-                "sample",
-                "--pretrain_data",
-                "sample",
-                "--seq_length",
-                "128",
-                "--max_steps",
-                "2",
-            ]
-            options += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--output_dir", str(output)]
-            environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(extensions)} | variables
-            environment.pop("OMP_NUM_THREADS", None)
-            process = subprocess.Popen(
-                [SHELL, str(ROOT / script), *words, *options],
-                env=environment,
-                cwd=output.parent,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-            try:
-                printed, _ = process.communicate(timeout=600)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-            assert process.returncode == 0, printed[-8000:]
-            assert (output / "model.safetensors").stat().st_size > 1e6
-            return json.loads((output / "all_results.json").read_text())
-
-        return start
-
-    @pytest.fixture(scope="class")
-    def without_deepspeed(self, model: Path, run: Callable[..., dict[str, float]]) -> dict[str, float]:
-        names = ["--model_name", str(model / "llama-7b"), "--tokenizer_name", str(model / "tokenizer")]
-        return run("train.sh", "0,1", *names, COH_ALLOW_CPU_IDS="1")
 
     @pytest.mark.slow
     @pytest.mark.timeout(700)
