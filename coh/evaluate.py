@@ -127,9 +127,9 @@ class EvaluateArgs:
 
     model: str = field(metadata={"help": "Folder of a trained model, a hub id or a .gguf file."})
     feedback_data: list[str] = field(metadata={"help": "Feedback to measure on, named as for coh.coh_train."})
-    split: Literal["validation", "test", "all"] = field(
+    split: Literal["validation", "test", "held_out", "all"] = field(
         default="test",
-        metadata={"help": "Which groups count: those held out for validation or test, or all that the source has."},
+        metadata={"help": "Which groups count: those held out for validation, for test, both (held_out), or all of the source."},
     )
     feedback_format: str = field(
         default="auto",
@@ -181,9 +181,15 @@ def held_out_pairs(args: EvaluateArgs) -> dict[str, list[FeedbackGroup]]:
         for spec in parse_sources(args.feedback_data)
     ]
     splits = split_groups(stores, test_size=args.webgpt_dataset_test_size)
-    parts = [*splits.train, *splits.validation, *splits.test] if args.split == "all" else getattr(splits, args.split)
+    held_out = [*splits.validation, *splits.test]
+    named = {
+        "validation": splits.validation,
+        "test": splits.test,
+        "held_out": held_out,
+        "all": [*splits.train, *held_out],
+    }
     found: dict[str, list[FeedbackGroup]] = {}
-    for part in parts:
+    for part in named[args.split]:
         pairs = preferred_pairs([part.store.group(int(index)) for index in part.indices[: args.max_pairs]])
         found.setdefault(part.name, []).extend(pairs)
     return {name: pairs[: args.max_pairs] for name, pairs in found.items() if pairs}
