@@ -129,7 +129,7 @@ class EvaluateArgs:
     feedback_data: list[str] = field(metadata={"help": "Feedback to measure on, named as for coh.coh_train."})
     split: Literal["validation", "test", "held_out", "all"] = field(
         default="test",
-        metadata={"help": "Which groups count: those held out for validation, for test, both (held_out), or all of the source."},
+        metadata={"help": "Groups that count: held out for validation, for test, for either (held_out), or all."},
     )
     feedback_format: str = field(
         default="auto",

@@ -130,6 +130,23 @@ def test_same_seed_same_pass_other_seed_other_pass(stores, encoder):
     assert found[0] == found[1] != found[2]
 
 
+def test_templates_and_the_mixture_of_sources_are_drawn_anew(stores, encoder):
+    """By place and not by group, so that neither the seed nor the pass can go missing from one of the draws."""
+    passes = {
+        (seed, epoch): described(chains, chains.window(epoch, 0))
+        for seed in (0, 1)
+        for chains in [make(stores, encoder, seed=seed, polarities=["p", "n"])]
+        for epoch in (0, 1)
+    }
+    for field in (0, 2):  # the source, the template
+        drawn = [[document[field].split(".")[-2:] for document in found] for found in passes.values()]
+        assert all(one != other for n, one in enumerate(drawn) for other in drawn[n + 1 :])
+    alone = make(stores, encoder, names=["pairs"], polarities=["p", "n"])
+    one, two = ([template for _, _, template, _ in described(alone, alone.window(epoch, 0))] for epoch in (0, 1))
+    other = make(stores, encoder, names=["pairs"], polarities=["p", "n"], seed=1)
+    assert one != two and one != [template for _, _, template, _ in described(other, other.window(0, 0))]
+
+
 def test_weights_are_realised_and_every_group_of_a_small_source_comes_round(stores, encoder):
     chains = make(stores, encoder, weights=[1, 3])
     counts = [Counter(name for name, *_ in described(chains, chains.window(epoch, 0))) for epoch in range(4)]
