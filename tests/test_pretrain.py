@@ -95,3 +95,10 @@ def test_bad_files(tmp_path, name, content, message):
         path.write_text(content)
     with pytest.raises(FeedbackError, match=message):
         load_texts(str(path), 10, str(tmp_path / "cache"))
+
+
+def test_a_hub_data_set_out_of_reach_names_the_way_out(tmp_path):
+    with pytest.raises(
+        FeedbackError, match="--pretrain_data c4 cannot be read: check the name and the network, or give"
+    ):
+        load_texts("c4", 10, str(tmp_path))

@@ -74,9 +74,12 @@ def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
         )
     except DatasetGenerationError as error:
         cause = error.__cause__ or error
-        raise (
-            cause if isinstance(cause, FeedbackError) else FeedbackError(f"--pretrain_data {name}: {cause}")
-        ) from error
+        if isinstance(cause, FeedbackError):
+            raise cause from error
+        remedy = (
+            "check the file" if path.is_file() else "check the name and the network, or give a file, sample or none"
+        )
+        raise FeedbackError(f"--pretrain_data {name} cannot be read: {remedy} ({cause})") from error
 
 
 def _text_column(name: str, row: dict[str, Any]) -> str:
