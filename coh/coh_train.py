@@ -17,10 +17,10 @@ from coh.data.collator import collate
 from coh.data.records import FeedbackError
 from coh.data.summary import summarize, table
 from coh.data.templates import load_family
-from coh.masking import check_isolation
+from coh.masking import MaskingError, check_isolation
 from coh.modeling import DTYPES, ModelError, has_fast_bf16, load_config, load_model, load_tokenizer, problems_of
 from coh.saved import Words, save_words
-from coh.trainer import CoHTrainArgs, CoHTrainer
+from coh.trainer import CoHTrainArgs, CoHTrainer, RunError
 
 logger = logging.getLogger("coh")
 
@@ -75,9 +75,7 @@ class ExperimentArgs:
 
 
 def cross_problems(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> list[str]:
-    """What is wrong between the options: the model, its tokenizer and the data against each other, before weights
-    load.
-    """
+    """What is wrong between the options: model, tokenizer and data against each other, before weights load."""
     try:
         config = load_config(experiment.model_name, experiment.cache_dir)
         tokenizer = load_tokenizer(experiment.tokenizer_name or experiment.model_name, experiment.cache_dir)
@@ -86,8 +84,6 @@ def cross_problems(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrai
     problems = problems_of(config, tokenizer, data.seq_length)
     if train.prepend_bos and tokenizer.bos_token_id is None:
         problems.append("--prepend_bos: the tokenizer has no bos_token; leave the option out.")
-    if train.pt_loss_weight and not data.has_pretrain:
-        logger.info("no pretraining text: --pt_loss_weight %g has nothing to weigh", train.pt_loss_weight)
     return problems
 
 
@@ -124,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO if train.process_index == 0 else logging.ERROR)
     try:
         run(experiment, data, train)
-    except (FeedbackError, ModelError) as error:
+    except (FeedbackError, ModelError, MaskingError, RunError, FloatingPointError) as error:
         raise SystemExit(f"coh.coh_train: {error}") from error
 
 
@@ -155,7 +151,6 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> N
     )
     if data.isolate_documents:
         check_isolation(model)
-    uses_cache = model.config.use_cache
     validation, test = datasets.get("validation"), datasets.get("test")
     trainer = CoHTrainer(
         model=model,
@@ -166,12 +161,10 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> N
         data_collator=collate,
         processing_class=tokenizer,
     )
-    # Trainer switches it off in what it saves; training needs no switch, since every forward says use_cache=False
-    # itself.
-    model.config.use_cache = uses_cache
     trainer.train(resume_from_checkpoint=train.resume_from_checkpoint)
     if trainer.state.global_step < train.max_steps:
-        raise SystemExit(f"stopped at step {trainer.state.global_step} of {train.max_steps}: no final model is written")
+        steps = f"{trainer.state.global_step} of {train.max_steps}"
+        raise SystemExit(f"coh.coh_train: stopped at step {steps}: no final model is written")
     save_result(trainer, experiment, data, summary)
     if test is not None:
         metrics = trainer.evaluate(test, metric_key_prefix="test")

@@ -18,6 +18,10 @@ import torch
 from torch import Tensor
 
 
+class MaskingError(ValueError):
+    """A model that cannot hide what has to be hidden; the message says why and which option to change."""
+
+
 def document_ids(position_ids_BS: Tensor) -> Tensor:
     """Number the documents of each row from 0; one begins wherever a position does not follow the one before.
 
@@ -89,7 +93,7 @@ def check_isolation(model: Any) -> None:
         problem = "lets a document see the one before it"
     else:
         return
-    raise ValueError(
+    raise MaskingError(
         f"{type(base).__name__} {problem}, so documents cannot be kept apart in a row: pass --isolate_documents false"
     )
 
@@ -111,7 +115,7 @@ def check_forgetting(model: Any, seq_length: int) -> None:
         problem = f"{config.model_type} does not obey a 4-D attention mask: take another model"
     else:
         return
-    raise ValueError(f"forgetful causal masking hides single pairs, but {problem}, or --fcm_max_ratio 0")
+    raise MaskingError(f"forgetful causal masking hides single pairs, but {problem}, or --fcm_max_ratio 0")
 
 
 def _obeys(model: Any, may_attend_BSS: Tensor) -> bool:

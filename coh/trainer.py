@@ -31,6 +31,10 @@ STREAMS = ("feedback", "pretrain")
 PRETRAIN = "pretrain"  # the source whose targets stay out of eval_loss
 
 
+class RunError(ValueError):
+    """A run that cannot start as it was launched; the message says why and what to do."""
+
+
 @dataclass
 class CoHTrainArgs(TrainingArguments):
     """How the model learns: the method's own settings, and those of `transformers.TrainingArguments`."""
@@ -143,7 +147,7 @@ class FilledRows(Dataset):
 
     def __init__(self, rows: Any, multiple: int) -> None:
         if not len(rows):
-            raise ValueError("a dataset has no rows: check --feedback_data, and the sizes of its splits")
+            raise RunError("a dataset has no rows: check --feedback_data, and the sizes of its splits")
         self.rows = rows
         self.multiple = multiple
 
@@ -193,9 +197,13 @@ class CoHTrainer(Trainer):
     def __init__(
         self, model: Any = None, args: CoHTrainArgs | None = None, *, source_names: Sequence[str], **kwargs: Any
     ) -> None:
+        uses_cache = getattr(getattr(model, "config", None), "use_cache", None)
         super().__init__(model, args or CoHTrainArgs(), **kwargs)
+        if uses_cache is not None:
+            # Trainer switches it off, in the saved model too. Here every forward says use_cache=False by itself.
+            self.model.config.use_cache = uses_cache
         if self.args.n_gpu > 1:
-            raise ValueError(
+            raise RunError(
                 f"one process sees {self.args.n_gpu} GPUs: start a process for each (`sh train.sh 0,1` or torchrun), "
                 "or show it one with CUDA_VISIBLE_DEVICES=0"
             )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from toys import TINY_LLAMA
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -106,16 +107,8 @@ def tiny_llama() -> Callable[..., Any]:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        sizes = {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-        }
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **(sizes | config))).eval()
+            return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **(TINY_LLAMA | config))).eval()
 
     return make

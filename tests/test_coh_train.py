@@ -1,14 +1,16 @@
 """The command from end to end on a tiny model: it learns, reports, and leaves a folder that steers."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from toys import pairs, tiny_model_folder, write_rows
+from toys import training_folder
 
-from coh.coh_train import fit_length, main
+from coh.arguments import ConfigError
+from coh.coh_train import ExperimentArgs, fit_length, main
 from coh.data.coh_data import CoHDataArgs
 from coh.saved import load_words
 from coh.trainer import CoHTrainArgs
@@ -18,11 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("train")
-    tiny_model_folder(folder / "model")
-    write_rows(folder / "pairs.jsonl", pairs(80, length=3))
-    write_rows(folder / "text.jsonl", [{"text": f"Text {n}. " + "It is so. " * (n % 9)} for n in range(60)])
-    return folder
+    return training_folder(tmp_path_factory.mktemp("train"))
 
 
 def options(folder, output, **changes):
@@ -167,6 +165,53 @@ def test_all_problems_are_said_at_once_before_weights_load(folder, capsys):
     with pytest.raises(SystemExit):
         main(options(folder, folder / "no", model_name=folder / "gone"))
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_empty_names_and_unknown_formats_are_all_said():
+    with pytest.raises(ConfigError) as error:
+        ExperimentArgs(model_name=" ", dtype="int3")
+    assert [problem.split()[0] for problem in error.value.problems] == ["--model_name", "--dtype"]
+
+
+def test_a_tokenizer_without_bos_cannot_prepend_it(folder, tmp_path, capsys):
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(folder / "model", bos_token=None).save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(SystemExit):
+        main(options(folder, tmp_path, tokenizer_name=tmp_path / "tokenizer", prepend_bos="true"))
+    assert "--prepend_bos: the tokenizer has no bos_token; leave the option out." in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_keep_documents_apart_ends_with_a_sentence(folder, tmp_path):
+    from transformers import AutoTokenizer, OPTConfig, OPTForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    sizes = {
+        "hidden_size": 32,
+        "ffn_dim": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+    }
+    OPTForCausalLM(OPTConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)).save_pretrained(
+        tmp_path / "opt"
+    )
+    tokenizer.save_pretrained(tmp_path / "opt")
+    with pytest.raises(SystemExit, match=r"coh.coh_train: OPTForCausalLM .*pass --isolate_documents false"):
+        main(options(folder, tmp_path / "out", model_name=tmp_path / "opt", max_steps=1))
+    main(options(folder, tmp_path / "out", model_name=tmp_path / "opt", max_steps=1, isolate_documents="false"))
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_slow_arithmetic_and_names_of_the_run(folder, tmp_path, caplog, monkeypatch):
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    monkeypatch.setattr("coh.coh_train.has_fast_bf16", lambda: False)
+    names = {"wandb_project_name": "hindsight", "wandb_run_name": "first"}
+    with caplog.at_level("WARNING", "coh"):
+        main(options(folder, tmp_path / "out", max_steps=1, bf16="true", **names))
+    assert "--bf16: this device has no bfloat16 arithmetic" in caplog.text
+    assert os.environ.pop("WANDB_PROJECT") == "hindsight"
+    assert json.loads((tmp_path / "out" / "coh.json").read_text())["arguments"]["run_name"] == "first"
 
 
 def test_bad_rows_end_the_run_with_file_and_line(folder, tmp_path):

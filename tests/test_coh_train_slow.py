@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_coh_train import options
-from toys import pairs, tiny_model_folder, write_rows
+from toys import training_folder
 
 from coh.coh_train import main
 from coh.saved import load_words
@@ -19,11 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("launch")
-    tiny_model_folder(folder / "model")
-    write_rows(folder / "pairs.jsonl", pairs(60, length=3))
-    write_rows(folder / "text.jsonl", [{"text": f"Text {n}. " + "It is so. " * (n % 9)} for n in range(60)])
-    return folder
+    return training_folder(tmp_path_factory.mktemp("launch"))
 
 
 def launch(*words, **environment):

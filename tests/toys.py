@@ -6,6 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+TINY_LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+
 
 def byte_tokenizer(merges: bool = True) -> Any:
     """A byte-level BPE tokenizer, trained on a few words, with `<s>`, `</s>` and `<pad>`; it needs no file."""
@@ -54,13 +63,8 @@ def tiny_model_folder(folder: Path, **config: Any) -> str:
 
     tokenizer = byte_tokenizer()
     sizes = {
+        **TINY_LLAMA,
         "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -70,3 +74,11 @@ def tiny_model_folder(folder: Path, **config: Any) -> str:
         LlamaForCausalLM(LlamaConfig(**(sizes | config))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def training_folder(folder: Path) -> Path:
+    """All that a run of `coh.coh_train` needs: model/, pairs.jsonl and text.jsonl."""
+    tiny_model_folder(folder / "model")
+    write_rows(folder / "pairs.jsonl", pairs(80, length=3))
+    write_rows(folder / "text.jsonl", [{"text": f"Text {n}. " + "It is so. " * (n % 9)} for n in range(60)])
+    return folder
