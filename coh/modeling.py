@@ -1,5 +1,4 @@
-"""Tokenizer and model, as Hugging Face loads them: dtype, GGUF files, and the checks that must come before any weight
-is read.
+"""Tokenizer and model, as Hugging Face loads them: number formats, GGUF files, and what is refused before weights load.
 
 Nothing here knows about feedback. A model is named by a hub id, a folder, or a `.gguf` file.
 """
@@ -107,21 +106,19 @@ def load_model(
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     if name.endswith(".gguf"):
-        model = _without_quantization(model, attn_implementation)
+        model = _without_quantization(model)
     return model
 
 
-def _without_quantization(model: Any, attn_implementation: str | None) -> Any:
-    """The same weights in a model that forgot the GGUF file they came from (transformers refuses to save it
-    otherwise).
-    """
+def _without_quantization(model: Any) -> Any:
+    """The same weights in a model that forgot its GGUF file, which transformers would refuse to save."""
     from transformers import AutoModelForCausalLM
 
     config = type(model.config).from_dict(
         {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
     )
     plain = AutoModelForCausalLM.from_config(
-        config, dtype=model.dtype, attn_implementation=attn_implementation or "sdpa"
+        config, dtype=model.dtype, attn_implementation=model.config._attn_implementation
     )
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
@@ -130,7 +127,7 @@ def _without_quantization(model: Any, attn_implementation: str | None) -> Any:
 
 
 def has_fast_bf16() -> bool:
-    """Whether the device computes in bfloat16; a CPU without such arithmetic takes ten times as long as in float32.
+    """Whether the device computes in bfloat16; a CPU without such arithmetic is far slower in it.
 
     >>> has_fast_bf16() in (True, False)
     True

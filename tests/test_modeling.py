@@ -82,7 +82,7 @@ def test_a_gguf_model_forgets_where_it_came_from(folder, tmp_path):
 
     model = load_model(folder)
     model.config.quantization_config = {"quant_method": "gguf"}
-    plain = _without_quantization(model, None)
+    plain = _without_quantization(model)
     assert not hasattr(plain.config, "quantization_config")
     ids = torch.arange(8)[None]
     plain.save_pretrained(tmp_path)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from coh.data import draws
 from coh.data.encoding import Encoder, Ids, shorten
-from coh.data.hindsight import chain, prompt_text
+from coh.data.hindsight import chain, group_prompt, prompt_text
 from coh.data.pieces import GroupPieces
 from coh.data.plan import Ints, generator, permute
 from coh.data.records import FeedbackError
 from coh.data.templates import POLARITIES, Family, Template
 
 NONE, WORDS, PROMPT, OUTPUT = -2, -1, 0, 1  # what a cell holds; OUTPUT + n is output n of the text
-WINDOW = 2**20  # groups planned at a time: about 60 MB
+WINDOW = 2**20  # groups planned at a time
 WHOLE_WINDOW = 2**13  # the same where whole texts must be encoded, which holds their tokens
 
 
@@ -238,7 +238,7 @@ class Chains:
                 group = source.store.group(index)
                 template = self.table.templates[number * 7 % len(self.table.templates)]
                 outputs = [group.outputs[n % len(group.outputs)] for n in range(len(template.outputs))]
-                examples.append(chain(template, prompt_text(group.prompt, group.task, self.family.roles), outputs))
+                examples.append(chain(template, group_prompt(group, self.family), outputs))
         return examples
 
     def window(self, epoch: int, window: int) -> ChainDocuments:
@@ -347,7 +347,7 @@ class Chains:
         group = self.sources[documents.source[number]].store.group(int(documents.group[number]))
         template = self.table.templates[documents.template[number]]
         outputs = [group.outputs[output] for output in documents.outputs[number][: len(template.outputs)]]
-        cells = self.encoder.whole(chain(template, prompt_text(group.prompt, group.task, self.family.roles), outputs))
+        cells = self.encoder.whole(chain(template, group_prompt(group, self.family), outputs))
         empty = np.zeros(0, np.int32)
         return [self.encoder.bos, *cells, *[empty] * (self.table.kind.shape[1] - len(cells) - 1)]
 

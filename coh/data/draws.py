@@ -19,12 +19,3 @@ def key(seed: int, purpose: str, *counters: int) -> int:
     """
     text = "/".join([str(seed), purpose, *map(str, counters)])
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def fraction(text: str) -> float:
-    """A text's own place in [0, 1), the same for every seed: what splits are made by.
-
-    >>> round(fraction("Why is the sky blue?"), 3) == round(fraction("Why is the sky blue?"), 3)
-    True
-    """
-    return int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "little") / 2**56
