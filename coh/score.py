@@ -23,9 +23,7 @@ TOKENS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class OutputScores:
-    """Per output: log p(output | prompt, words) in nats, summed over its tokens and the end-of-text token, and
-    their number.
-    """
+    """Per output: log p(output | prompt, words) in nats, end of text included, and the number of its tokens."""
 
     log_p: NDArray[np.float64]
     num_tokens: NDArray[np.int64]

@@ -51,9 +51,8 @@ class CoHDataArgs:
     webgpt_dataset_test_size: float = field(
         default=0.1,
         metadata={
-            "help": "Share of prompts, by hash, that is held out from webgpt and from any other source that has "
-            "one split only; half of it "
-            "is for validation, half for test. 0.1 leaves about a thousand webgpt questions in each."
+            "help": "Share of prompts, by hash, held out from webgpt and from every other source with one split, half "
+            "for validation and half for test; 0.1 leaves about a thousand webgpt pairs in each."
         },
     )
     pretrain_data: str = field(
@@ -65,7 +64,10 @@ class CoHDataArgs:
     )
     pretrain_docs: int = field(
         default=100_000,
-        metadata={"help": "Texts streamed from a hub data set, once, and cached; 100000 of c4 are about 50M tokens."},
+        metadata={
+            "help": "Most texts taken from a file or a hub data set (streamed once and cached); 100000 of c4 are about "
+            "55M tokens."
+        },
     )
     pretrain_ratio: float = field(
         default=1.0,
@@ -88,10 +90,7 @@ class CoHDataArgs:
     )
     train_on: Literal["all", "last"] = field(
         default="all",
-        metadata={
-            "help": "Outputs of a chain that are targets: all of them, or the last one only; all learns twice as "
-            "much per token."
-        },
+        metadata={"help": "Outputs of a chain that are targets: all, or the last only; all wastes none of them."},
     )
     packing: Literal["fit", "chunk"] = field(
         default="fit",

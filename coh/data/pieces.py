@@ -35,9 +35,7 @@ class IdTable:
 
 
 def encode_column(dataset: Any, texts: Any, encoder: Any, cache_key: Sequence[Any], description: str) -> IdTable:
-    """Encodes the texts that `texts(batch)` finds in each batch of a dataset; cached under `cache_key` and the
-    tokenizer.
-    """
+    """Encodes what `texts(batch)` finds in each batch of a dataset; cached under the tokenizer and `cache_key`."""
     from datasets import Features, List, Value
     from datasets.fingerprint import Hasher
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from coh.data import draws
 
 Ints = NDArray[np.int64]
-FIT_WINDOW = 1024  # documents packed together; larger pads less and mixes lengths less: 1024 pads about 0.35 %
+FIT_WINDOW = 1024  # documents packed together; larger pads less and mixes lengths less; 1024 pads 0.32 % on hh-rlhf
 
 
 class Documents(Protocol):

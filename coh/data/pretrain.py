@@ -1,5 +1,4 @@
-"""Plain text -> documents in which every token is a target: what keeps the model's language while it learns from
-feedback.
+"""Plain text -> documents in which every token is a target, to keep the model's language while it learns.
 
 In: `c4`, `sample`, a hub data set, or a file with a text column. Out: the texts' documents for every window of a
 pass, as `plan` takes them. A hub data set is streamed once to `num_docs` documents and kept on disk.
@@ -32,8 +31,7 @@ HELD_OUT = 20  # every twentieth text is kept for evaluation
 
 
 def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
-    """A `datasets.Dataset` with the column `text`: the first `num_docs` texts of a file or a hub data set, kept on
-    disk.
+    """The first `num_docs` texts of a file or a hub data set, kept on disk, as a dataset with the column `text`.
 
     Raises:
         FeedbackError: it cannot be read, or has no column of text.
