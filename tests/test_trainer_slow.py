@@ -41,6 +41,7 @@ def train_and_measure(folder, **options):
         logs = [{name: value for name, value in log.items() if "loss" in name} for log in trainer.state.log_history[:2]]
         text = json.dumps({"figures": figures, "logs": logs, "world_size": trainer.args.world_size})
         (folder / "told.json").write_text(text)
+    trainer.accelerator.wait_for_everyone()
 
 
 @pytest.mark.slow
@@ -85,3 +86,6 @@ def test_ranks_that_would_train_alone_are_stopped(tmp_path):
 
 if __name__ == "__main__":
     train_and_measure(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    from accelerate import PartialState
+
+    PartialState().destroy_process_group()
