@@ -1,7 +1,6 @@
 """Feedback of every form becomes exactly the groups that one would write by hand; what cannot be read says so.
 
-Rows are written here by hand in the original schemas. The tests at the end read the folder of real data that
-COH_REAL_DATA names (by default ../shared/data beside the project), and skip where there is none.
+Rows are written here by hand in the original schemas. The tests at the end read real data, where the fixture finds it.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +27,6 @@ from coh.data.sources import (
     parse_sources,
     prompt_hash,
     split_groups,
-)
-
-REAL_DATA = Path(os.environ.get("COH_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-real_data = pytest.mark.skipif(
-    not REAL_DATA.is_dir(), reason=f"no folder of real data at {REAL_DATA}; name one with COH_REAL_DATA"
 )
 
 
@@ -496,7 +489,10 @@ def test_columns_that_fit_no_format_are_named_with_the_nearest():
 
 
 def test_every_format_is_named_in_one_place_only():
-    assert set(FORMATS) == {"webgpt", "webgpt_quotes", "summarize", "hh_rlhf", "preference"}
+    assert set(FORMATS) == {
+        *("webgpt", "webgpt_quotes", "summarize", "hh_rlhf", "preference", "scored_preference", "ranked", "rated"),
+        *("ultrafeedback", "helpsteer", "thumbs", "critique", "fields"),
+    }
     assert all(form.columns and callable(form.read) for form in FORMATS.values())
 
 
@@ -684,8 +680,7 @@ def test_the_format_can_be_named_and_is_checked(write, load):
     assert load(path)["train"].format == "webgpt"
     assert load(path, feedback_format="webgpt_quotes")["train"].group(0).prompt[0].content.startswith("[1] Sky (a.org)")
     assert load_error(load, path, feedback_format="webgpt_qoutes") == (
-        "unknown feedback format 'webgpt_qoutes': did you mean 'webgpt_quotes'? "
-        "Formats are auto, webgpt, webgpt_quotes, summarize, hh_rlhf, preference"
+        f"unknown feedback format 'webgpt_qoutes': did you mean 'webgpt_quotes'? Formats are auto, {', '.join(FORMATS)}"
     )
     # A built-in name has its own format, whatever is said of the others.
     assert load(f"webgpt={path}", feedback_format="preference")["train"].format == "webgpt"
@@ -767,6 +762,8 @@ def test_a_store_holds_what_was_promised(write, load):
         "ranks": "List(Value('int32'))",
         "critiques": "List(Value('string'))",
         "revision": "Value('string')",
+        "is_good": "Value('bool')",
+        "verbatim": "List({'text': Value('string'), 'is_target': Value('bool')})",
         "row": "Value('int64')",
         "prompt_hash": "Value('int64')",
     }
@@ -777,6 +774,8 @@ def test_a_store_holds_what_was_promised(write, load):
         "ranks": [1, 2],
         "critiques": [],
         "revision": None,
+        "is_good": None,
+        "verbatim": [],
         "row": 1,
         "prompt_hash": prompt_hash([Message("user", "Hi!")]),
     }
@@ -1089,6 +1088,8 @@ def test_groups_read_from_the_hub_are_still_there_when_it_is_out_of_reach(tmp_pa
     for other in (replace(spec, limit=2), replace(spec, format="preference"), replace(spec, kind="folder")):
         with pytest.raises(FeedbackError, match="cannot load"):
             load_groups(other, cache_dir=tmp_path / "cache")
+    with pytest.raises(FeedbackError, match="cannot load"):
+        load_groups(spec, cache_dir=tmp_path / "cache", tie_margin=1)
 
 
 def test_what_the_hub_does_not_give_is_said_with_a_remedy(tmp_path, load, monkeypatch):
@@ -1126,16 +1127,15 @@ def test_the_bundled_sample_is_read_whole(tmp_path):
         assert len(set(store.prompt_hashes.tolist())) == num_rows
 
 
-@real_data
-def test_real_transcripts_are_read_with_exact_counts(load):
-    train = load(f"hh_rlhf={REAL_DATA / 'hh_rlhf.train.jsonl'}")["train"]
-    test = load(f"hh_rlhf={REAL_DATA / 'hh_rlhf.test.jsonl'}")["train"]
+def test_real_transcripts_are_read_with_exact_counts(load, real_data):
+    train = load(f"hh_rlhf={real_data / 'hh_rlhf.train.jsonl'}")["train"]
+    test = load(f"hh_rlhf={real_data / 'hh_rlhf.test.jsonl'}")["train"]
     assert (train.num_rows, train.dropped) == (1496, {"empty last reply": 4})
     assert (test.num_rows, test.dropped) == (300, {})
     assert not {87, 517, 926, 1104} & set(train.dataset["row"]), "the rows with an empty last reply"
     # Found without its name, too.
-    assert load(REAL_DATA / "hh_rlhf.test.jsonl")["train"].format == "hh_rlhf"
-    with (REAL_DATA / "hh_rlhf.train.jsonl").open(encoding="utf-8") as file:
+    assert load(real_data / "hh_rlhf.test.jsonl")["train"].format == "hh_rlhf"
+    with (real_data / "hh_rlhf.train.jsonl").open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     for index, group in enumerate(groups_of(train)):
         row = lines[train.dataset[index]["row"] - 1]
@@ -1152,10 +1152,9 @@ def test_real_transcripts_are_read_with_exact_counts(load):
             assert spoken.split() == left.split()
 
 
-@real_data
-def test_real_transcripts_split_without_leaks(load):
-    train = load(f"hh_rlhf={REAL_DATA / 'hh_rlhf.train.jsonl'}")
-    test = load(f"hh_rlhf={REAL_DATA / 'hh_rlhf.test.jsonl'}")
+def test_real_transcripts_split_without_leaks(load, real_data):
+    train = load(f"hh_rlhf={real_data / 'hh_rlhf.train.jsonl'}")
+    test = load(f"hh_rlhf={real_data / 'hh_rlhf.test.jsonl'}")
     splits = split_groups([train], test_size=0.1)
     sizes = parts_of(splits)
     assert sum(size for (size,) in sizes) == 1496
@@ -1166,9 +1165,8 @@ def test_real_transcripts_split_without_leaks(load):
     assert not held_out & set(splits.train[0].prompt_hashes.tolist())
 
 
-@real_data
-def test_real_chat_pairs_are_read_with_exact_counts(load):
-    store = load(REAL_DATA / "preference_chat.jsonl")["train"]
+def test_real_chat_pairs_are_read_with_exact_counts(load, real_data):
+    store = load(real_data / "preference_chat.jsonl")["train"]
     assert (store.format, store.num_rows, store.dropped) == ("preference", 300, {})
     groups = groups_of(store)
     assert Counter(group.prompt[0].role for group in groups) == {"user": 220, "system": 80}

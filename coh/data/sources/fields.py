@@ -55,28 +55,61 @@ def text_at(row: dict, path: str) -> str:
 
 
 def as_text(value: Any, path: str) -> str:
+    return as_whole_text(value, path).strip()
+
+
+def as_whole_text(value: Any, path: str) -> str:
+    """A text with the white space around it, which may be the indentation of code."""
     if value is None:
         raise UnusableRow(f"null {path}")
     if not isinstance(value, str):
         raise FeedbackError(f"field {path!r} is {describe(value)}, but must be text")
     if not value.isascii() and _LONE_SURROGATE.search(value):
         raise UnusableRow(f"half a character in {path}")  # no file and no tokenizer can hold it
-    return value.strip()
+    return value
+
+
+def list_at(row: dict, path: str, length: int | None = None) -> list:
+    """The list of `path`, of this length where one is given."""
+    value = value_at(row, path)
+    if value is None:
+        raise UnusableRow(f"null {path}")
+    if not isinstance(value, list):
+        raise FeedbackError(f"field {path!r} is {describe(value)}, but must be a list")
+    if length is not None and len(value) != length:
+        raise FeedbackError(f"field {path!r} has {len(value)} entries for {length} outputs: give one for each")
+    return value
+
+
+def is_true_at(row: dict, path: str) -> bool:
+    """The verdict of `path`: true or false, 1 or 0, and the same as text, because every value of a CSV file is text."""
+    value = value_at(row, path)
+    if value is None:
+        raise UnusableRow(f"null {path}")
+    verdict = {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower().removesuffix(".0"))
+    if verdict is None:
+        raise FeedbackError(f"field {path!r} is {describe(value)}, but must be true or false (or 1 or 0)")
+    return verdict
 
 
 def number_at(row: dict, path: str) -> float:
     """The number of `path`; text that holds a number will do, because every value of a CSV file is text."""
-    value = value_at(row, path)
+    return as_number(value_at(row, path), path)
+
+
+def as_number(value: Any, path: str) -> float:
     if value is None:
         raise UnusableRow(f"null {path}")
     try:
         number = float(value) if not isinstance(value, bool) else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None:
         raise FeedbackError(f"field {path!r} is {describe(value)}, but must be a number")
     if math.isnan(number):
         raise UnusableRow(f"{path} is not a number (NaN)")
+    if math.isinf(number):
+        raise UnusableRow(f"{path} is infinite")
     return number
 
 

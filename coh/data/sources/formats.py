@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from coh.data.records import FeedbackError, FeedbackGroup, Message
+from coh.data.sources.critiques import read_critique
+from coh.data.sources.field_records import marked_prompt, read_fields
 from coh.data.sources.fields import missing
+from coh.data.sources.helpsteer import prompt_of, read_helpsteer
 from coh.data.sources.hh_rlhf import is_transcript, read_hh_rlhf
-from coh.data.sources.preference import read_preference
+from coh.data.sources.preference import read_preference, read_scored_preference
+from coh.data.sources.rankings import read_ranked, read_rated, read_ultrafeedback
+from coh.data.sources.scores import ATTRIBUTES, SCORING, Scoring
 from coh.data.sources.summarize import read_summarize
+from coh.data.sources.thumbs import read_thumbs
 from coh.data.sources.webgpt import question_of, read_webgpt, read_webgpt_quotes
 
 
@@ -22,29 +29,62 @@ from coh.data.sources.webgpt import question_of, read_webgpt, read_webgpt_quotes
 class Format:
     """How rows of one form become groups.
 
-    `fits` looks at a row to tell apart forms that share their columns. A form with `is_found` off has to be asked for
-    by name. `split_prompt` names the prompt that decides a row's split, where that is not the group's own.
+    `read` makes a group of a row, and of a `Scoring` where the form `has_scores`. With `group_by`, consecutive rows for
+    which it gives the same are one group, and `read` takes a list of rows.
+
+    `optional_columns` are read where they are there; None means that a row names them itself. `fits` looks at a row to
+    tell apart forms that share their columns. A form with `is_found` off has to be asked for by name. `split_prompt`
+    names the prompt that decides a row's split, where that is not the group's own.
     """
 
-    read: Callable[[dict], FeedbackGroup]
+    read: Callable[..., FeedbackGroup]
     columns: tuple[str, ...]
-    optional_columns: tuple[str, ...] = ()
+    optional_columns: tuple[str, ...] | None = ()
+    has_scores: bool = False
+    group_by: Callable[[dict], Any] | None = None
     fits: Callable[[dict], bool] | None = None
     is_found: bool = True
     split_prompt: Callable[[dict], tuple[Message, ...]] | None = None
+
+    @property
+    def columns_read(self) -> tuple[str, ...] | None:
+        """All columns that matter; None where every one may."""
+        return None if self.optional_columns is None else (*self.columns, *self.optional_columns)
+
+    def group(self, rows: Sequence[dict], scoring: Scoring = SCORING) -> FeedbackGroup:
+        """The group that these rows are: one row, unless the form takes several together."""
+        given = rows if self.group_by else rows[0]
+        return self.read(given, scoring) if self.has_scores else self.read(given)
 
 
 _ANSWERS = ("question", "answer_0", "answer_1", "score_0", "score_1")
 
 # Where several fit, the one that reads most columns is taken, then the first in this order.
 FORMATS: dict[str, Format] = {
-    "webgpt": Format(read_webgpt, _ANSWERS),
+    "webgpt": Format(read_webgpt, _ANSWERS, has_scores=True),
     "webgpt_quotes": Format(
-        read_webgpt_quotes, (*_ANSWERS, "quotes_0", "quotes_1"), is_found=False, split_prompt=question_of
+        read_webgpt_quotes,
+        (*_ANSWERS, "quotes_0", "quotes_1"),
+        has_scores=True,
+        is_found=False,
+        split_prompt=question_of,
     ),
     "summarize": Format(read_summarize, ("info", "summaries", "choice")),
     "hh_rlhf": Format(read_hh_rlhf, ("chosen", "rejected"), fits=is_transcript),
     "preference": Format(read_preference, ("chosen", "rejected"), ("prompt",)),
+    "scored_preference": Format(
+        read_scored_preference,
+        ("chosen", "rejected", "score_chosen", "score_rejected"),
+        ("prompt",),
+        has_scores=True,
+    ),
+    "ranked": Format(read_ranked, ("prompt", "responses", "ranks"), ("critiques",)),
+    "rated": Format(read_rated, ("prompt", "responses", "scores"), ("critiques",), has_scores=True),
+    "ultrafeedback": Format(read_ultrafeedback, ("completions",), ("prompt", "instruction"), has_scores=True),
+    "helpsteer": Format(read_helpsteer, ("prompt", "response", *ATTRIBUTES), has_scores=True, group_by=prompt_of),
+    "thumbs": Format(read_thumbs, ("prompt", "completion", "label")),
+    "critique": Format(read_critique, ("prompt", "response", "critique"), ("revision",)),
+    "fields": Format(read_fields, ("fields",), optional_columns=None, split_prompt=marked_prompt),
 }
 
 
@@ -60,7 +100,7 @@ def detect_format(columns: Sequence[str], first_rows: Sequence[dict] = ()) -> st
     found = [name for name, form in FORMATS.items() if _is_there(form, columns) and _most_fit(form, first_rows)]
     if not found:
         raise FeedbackError(_no_format(columns))
-    return max(found, key=lambda name: len(set(columns) & {*FORMATS[name].columns, *FORMATS[name].optional_columns}))
+    return max(found, key=lambda name: len({*columns} & {*(FORMATS[name].columns_read or columns)}))
 
 
 def check_columns(name: str, columns: Sequence[str]) -> None:
@@ -91,12 +131,17 @@ def _no_format(columns: Sequence[str]) -> str:
     """What is nearest, and what to rename; all formats where nothing is near."""
     seen = ", ".join(map(repr, columns)) or "none"
     found = {name: form for name, form in FORMATS.items() if form.is_found}
-    renames = {name: _renames((*form.columns, *form.optional_columns), columns) for name, form in found.items()}
+    renames = {name: _renames(form.columns_read or form.columns, columns) for name, form in found.items()}
 
     def distance(name: str) -> tuple[float, int]:
-        needed = found[name].columns
         num_near = sum(old is not None for old in renames[name].values())
-        return sum(renames[name][column] is None for column in needed) / len(needed), -num_near
+        # A column under another name is half as far as a missing one.
+        steps = [
+            1.0 if renames[name][column] is None else 0.5
+            for column in found[name].columns
+            if renames[name][column] != column
+        ]
+        return sum(steps) / len(found[name].columns), -num_near
 
     best = min(found, key=distance)
     if distance(best)[0] > 0.5:

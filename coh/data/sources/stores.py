@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coh.data.records import FeedbackError, FeedbackGroup, Message, UnusableRow
-from coh.data.sources.formats import FORMATS, Format, check_columns, check_format, detect_format
+from coh.data.records import FeedbackError, FeedbackGroup
+from coh.data.sources.formats import FORMATS, check_columns, check_format, detect_format
 from coh.data.sources.reading import RowSource, columns_of, open_source
+from coh.data.sources.scores import SCORING, Scoring, parse_attributes
 from coh.data.sources.specs import SourceSpec
-from coh.data.sources.splitting import prompt_hash
+from coh.data.sources.tables import counts, group_of, shown, table_features, table_rows
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 log = logging.getLogger("coh")
 
-CODE_VERSION = 1  # to be raised with every change of what a row becomes, so that older tables are not found
+CODE_VERSION = 2  # to be raised with every change of what a row becomes, so that older tables are not found
 NUM_FIRST_ROWS = 20  # rows that are looked at to find a format
 
 _ABOUT = "about.json"  # beside each table: where it is from, and what was dropped
@@ -42,7 +43,7 @@ _ABOUT = "about.json"  # beside each table: where it is from, and what was dropp
 class GroupStore:
     """The groups of one split of a source, in the order of their rows.
 
-    `dataset` has the columns task, prompt, outputs, ranks, critiques, revision, row (the row's number in its file, from
+    `dataset` has the columns of `FeedbackGroup`, and besides row (the number of the group's first row in its file, from
     1) and prompt_hash. `dropped` counts the rows that gave no group, by reason.
     """
 
@@ -65,27 +66,25 @@ class GroupStore:
         return self.dataset.data.column("prompt_hash").to_numpy()
 
     def group(self, index: int) -> FeedbackGroup:
-        row = self.dataset[int(index)]
-        return FeedbackGroup(
-            source=self.name,
-            prompt=tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"]),
-            outputs=tuple(row["outputs"]),
-            ranks=tuple(row["ranks"]),
-            critiques=tuple(row["critiques"]),
-            revision=row["revision"],
-            task=row["task"],
-        )
+        return group_of(self.dataset[int(index)], self.name)
 
 
 def load_groups(
-    spec: SourceSpec, *, feedback_format: str = "auto", cache_dir: str | os.PathLike | None = None
+    spec: SourceSpec,
+    *,
+    feedback_format: str = "auto",
+    cache_dir: str | os.PathLike | None = None,
+    tie_margin: float = 0.0,
+    attributes: str | Sequence[str] | None = None,
 ) -> dict[str, GroupStore]:
     """The groups of a source by split; a file has one split, "train".
 
     `feedback_format` decides where the source's own name does not (the built-in names have their formats); "auto"
-    finds it from the columns. Says aloud what was found, with an example. Raises `FeedbackError` where a row has to be
-    mended, or where no row gives a group.
+    finds it from the columns. Scores that differ by no more than `tie_margin` are a tie; `attributes`, such as
+    "helpfulness=0.65,correctness=0.8", make up a score where outputs are rated by several. Says aloud what was found,
+    with an example. Raises `FeedbackError` where a row has to be mended, or where no row gives a group.
     """
+    scoring = Scoring(tie_margin, parse_attributes(attributes) if attributes else SCORING.attributes)
     if feedback_format != "auto":
         check_format(feedback_format)
     if spec.format == "auto":
@@ -94,12 +93,12 @@ def load_groups(
     try:
         sources = open_source(spec, cache_dir)
     except FeedbackError as error:
-        folders = _read_earlier(spec, root)
+        folders = _read_earlier(spec, scoring, root)
         if spec.kind != "hub" or not folders:
             raise
         log.warning("%s; the groups that were read from it earlier are used", error)
     else:
-        folders = {split: _built(spec, split, source, root) for split, source in sources.items()}
+        folders = {split: _built(spec, scoring, split, source, root) for split, source in sources.items()}
     return {split: _open_store(spec, folder) for split, folder in folders.items()}
 
 
@@ -111,26 +110,31 @@ def _cache_root(cache_dir: str | os.PathLike | None) -> Path:
     return root
 
 
-def _built(spec: SourceSpec, split: str, source: RowSource, root: Path) -> Path:
+def _built(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, root: Path) -> Path:
     """The folder of a split's table, which is made if it is not there."""
     from filelock import FileLock
 
-    made_of = json.dumps([CODE_VERSION, source.identity, spec.format, spec.limit])
+    made_of = json.dumps([CODE_VERSION, source.identity, spec.format, spec.limit, asdict(scoring)])
     folder = root / f"{spec.name}-{blake2b(made_of.encode(), digest_size=8).hexdigest()}"
     with FileLock(f"{folder}.lock"):  # several processes of one run: the first reads, the others find
         if not folder.exists():
-            _build(spec, split, source, folder)
+            _build(spec, scoring, split, source, folder)
     return folder
 
 
-def _read_earlier(spec: SourceSpec, root: Path) -> dict[str, Path]:
+def _read_earlier(spec: SourceSpec, scoring: Scoring, root: Path) -> dict[str, Path]:
     """The latest tables of the very same source: what is left where the hub is out of reach.
 
     `datasets` itself finds in its cache only what was loaded without a folder or a branch, so not webgpt or summarize.
     """
     found = sorted(root.glob(f"{spec.name}-*/{_ABOUT}"), key=lambda file: file.stat().st_mtime)
     abouts = [(file.parent, json.loads(file.read_text(encoding="utf-8"))) for file in found]
-    return {about["split"]: folder for folder, about in abouts if about["made_by"] == [CODE_VERSION, asdict(spec)]}
+    return {about["split"]: folder for folder, about in abouts if about["made_by"] == _made_by(spec, scoring)}
+
+
+def _made_by(spec: SourceSpec, scoring: Scoring) -> list:
+    """All that a table depends on besides the rows, in the form in which JSON gives it back."""
+    return json.loads(json.dumps([CODE_VERSION, asdict(spec), asdict(scoring)]))
 
 
 def _open_store(spec: SourceSpec, folder: Path) -> GroupStore:
@@ -144,7 +148,7 @@ def _open_store(spec: SourceSpec, folder: Path) -> GroupStore:
     return store
 
 
-def _build(spec: SourceSpec, split: str, source: RowSource, folder: Path) -> None:
+def _build(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, folder: Path) -> None:
     """Read the rows into a table under another name; only what is whole gets `folder`'s name."""
     from datasets import Dataset
     from datasets.exceptions import DatasetGenerationError
@@ -161,8 +165,8 @@ def _build(spec: SourceSpec, split: str, source: RowSource, folder: Path) -> Non
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was stopped
     try:
         table = Dataset.from_generator(
-            lambda: _records(source, FORMATS[name], spec.limit, dropped),
-            features=_features(),
+            lambda: table_rows(source, FORMATS[name], scoring, spec.limit, dropped),
+            features=table_features(),
             cache_dir=str(partial / "scratch"),
             fingerprint=folder.name,  # otherwise everything the function refers to would be pickled and hashed
         )
@@ -175,7 +179,7 @@ def _build(spec: SourceSpec, split: str, source: RowSource, folder: Path) -> Non
     about = {
         "location": source.location,
         "split": split,
-        "made_by": [CODE_VERSION, asdict(spec)],
+        "made_by": _made_by(spec, scoring),
         "format": name,
         "is_found": spec.format == "auto",
         "columns": columns,
@@ -185,70 +189,11 @@ def _build(spec: SourceSpec, split: str, source: RowSource, folder: Path) -> Non
     os.replace(partial, folder)
 
 
-def _records(source: RowSource, form: Format, limit: int | None, dropped: Counter[str]) -> Iterator[dict]:
-    """What is stored of each row that gives a group; the others are counted in `dropped`."""
-    num_groups = 0
-    for number, row in source.read([*form.columns, *form.optional_columns]):
-        try:
-            group = form.read(row)
-            split_prompt = form.split_prompt(row) if form.split_prompt else group.prompt
-        except UnusableRow as reason:
-            dropped[str(reason)] += 1
-            continue
-        except FeedbackError as error:
-            raise FeedbackError(f"{source.location}, {source.unit} {number}: {error}") from None
-        yield {
-            "task": group.task,
-            "prompt": [{"role": turn.role, "content": turn.content} for turn in group.prompt],
-            "outputs": group.outputs,
-            "ranks": group.ranks,
-            "critiques": group.critiques,
-            "revision": group.revision,
-            "row": number,
-            "prompt_hash": prompt_hash(split_prompt),
-        }
-        num_groups += 1
-        if num_groups == limit:
-            return
-    if not num_groups:
-        raise FeedbackError(f"{source.location}: none of its rows gives a group ({_counts(dropped)})")
-
-
-def _features() -> Features:
-    from datasets import Features, Value
-
-    return Features(
-        {
-            "task": Value("string"),
-            "prompt": [{"role": Value("string"), "content": Value("string")}],
-            "outputs": [Value("string")],
-            "ranks": [Value("int32")],
-            "critiques": [Value("string")],
-            "revision": Value("string"),
-            "row": Value("int64"),
-            "prompt_hash": Value("int64"),
-        }
-    )
-
-
 def _announce(store: GroupStore, about: dict) -> None:
     """Say which format was found and what a row became of it, so that a wrong guess is seen before training."""
     how = f"found from the columns {', '.join(about['columns'])}" if about["is_found"] else "as named"
     log.info("%s: format %s, %s; %d groups from %s", store.name, store.format, how, store.num_rows, store.location)
     if store.dropped:
-        log.info("%s: %d rows give no group (%s)", store.name, sum(store.dropped.values()), _counts(store.dropped))
-    group = store.group(0)
-    lines = [f"  {turn.role}: {_shortened(turn.content)}" for turn in group.prompt]
-    lines += [
-        f"  output, rank {rank}: {_shortened(output)}" for rank, output in zip(group.ranks, group.outputs, strict=True)
-    ]
-    log.info("%s: row %d is read as\n%s", store.name, store.dataset[0]["row"], "\n".join(lines))
-
-
-def _counts(dropped: dict[str, int]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items(), key=lambda item: -item[1]))
-
-
-def _shortened(text: str, width: int = 100) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+        log.info("%s: %d rows give no group (%s)", store.name, sum(store.dropped.values()), counts(store.dropped))
+    lines = "\n".join(f"  {line}" for line in shown(store.group(0)))
+    log.info("%s: row %d is read as\n%s", store.name, store.dataset[0]["row"], lines)

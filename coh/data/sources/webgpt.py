@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 from coh.data.records import FeedbackError, FeedbackGroup, Message, UnusableRow, as_messages
 from coh.data.sources.fields import describe, number_at, text_at, value_at
+from coh.data.sources.scores import SCORING, Scoring, ranked_group
 
 _MARK = r"\[[1-9]\d?(?:\s*,\s*[1-9]\d?)*\]"
 # At the start of a line the space after a mark goes with it, elsewhere the space before it.
 _MARKS = re.compile(rf"^[ \t]*(?:{_MARK}[ \t]*)+|(?:[ \t]*{_MARK})+", flags=re.MULTILINE)
 
 
-def read_webgpt(row: dict) -> FeedbackGroup:
+def read_webgpt(row: dict, scoring: Scoring = SCORING) -> FeedbackGroup:
     """The question as the prompt, the answers without their citations.
 
     >>> answers = {"answer_0": "Four [1].", "answer_1": "Five.", "score_0": -0.5, "score_1": 0.5}
@@ -26,10 +27,10 @@ def read_webgpt(row: dict) -> FeedbackGroup:
     ('Five.', 'Four.')
     """
     answers = [_MARKS.sub("", text_at(row, f"answer_{side}")).strip() for side in (0, 1)]
-    return _group(row, "webgpt", text_at(row, "question.full_text"), answers)
+    return _group(row, "webgpt", text_at(row, "question.full_text"), answers, scoring)
 
 
-def read_webgpt_quotes(row: dict) -> FeedbackGroup:
+def read_webgpt_quotes(row: dict, scoring: Scoring = SCORING) -> FeedbackGroup:
     """As `read_webgpt`, with the numbered quotes of both answers before the question.
 
     They stand before it because a prompt that is too long loses its left end first: rather a source than the question.
@@ -43,16 +44,14 @@ def read_webgpt_quotes(row: dict) -> FeedbackGroup:
         numbers = [number_of.setdefault(quote, len(number_of) + 1) for quote in _quotes(row, f"quotes_{side}")]
         answers.append(_renumbered(text_at(row, f"answer_{side}"), numbers))
     sources = [f"[{number}] {title}\n{extract}".strip() for (title, extract), number in number_of.items()]
-    return _group(row, "webgpt_quotes", "\n\n".join([*sources, question]), answers)
+    return _group(row, "webgpt_quotes", "\n\n".join([*sources, question]), answers, scoring)
 
 
-def _group(row: dict, source: str, prompt: str, answers: Sequence[str]) -> FeedbackGroup:
+def _group(row: dict, source: str, prompt: str, answers: Sequence[str], scoring: Scoring) -> FeedbackGroup:
     if not prompt:
         raise UnusableRow("empty prompt")
-    scores = (number_at(row, "score_0"), number_at(row, "score_1"))
-    best = 0 if scores[0] >= scores[1] else 1
-    ranks = (1, 1) if scores[0] == scores[1] else (1, 2)
-    return FeedbackGroup(source, as_messages(prompt), (answers[best], answers[1 - best]), ranks, task="answer")
+    levels = scoring.levels([number_at(row, "score_0"), number_at(row, "score_1")])
+    return ranked_group(source, as_messages(prompt), answers, levels, task="answer")
 
 
 def _quotes(row: dict, path: str) -> list[tuple[str, str]]:

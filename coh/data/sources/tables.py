@@ -1,0 +1,137 @@
+"""Groups as rows of a table, there and back: what a store keeps of a group, and what is counted of rows without one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from coh.data.records import FeedbackError, FeedbackGroup, Message, Segment, UnusableRow
+from coh.data.sources.formats import Format
+from coh.data.sources.reading import RowSource
+from coh.data.sources.scores import Scoring
+from coh.data.sources.splitting import prompt_hash
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def table_features() -> Features:
+    """The columns of a table of groups."""
+    from datasets import Features, Value
+
+    return Features(
+        {
+            "task": Value("string"),
+            "prompt": [{"role": Value("string"), "content": Value("string")}],
+            "outputs": [Value("string")],
+            "ranks": [Value("int32")],
+            "critiques": [Value("string")],
+            "revision": Value("string"),
+            "is_good": Value("bool"),
+            "verbatim": [{"text": Value("string"), "is_target": Value("bool")}],
+            "row": Value("int64"),
+            "prompt_hash": Value("int64"),
+        }
+    )
+
+
+def table_rows(
+    source: RowSource, form: Format, scoring: Scoring, limit: int | None, dropped: Counter[str]
+) -> Iterator[dict]:
+    """What is stored of each group; rows that give none are counted in `dropped`."""
+    num_groups = 0
+    for first, last, rows in _together(source.read(form.columns_read), form):
+        try:
+            group = form.group(rows, scoring)
+            split_prompt = form.split_prompt(rows[0]) if form.split_prompt else group.prompt
+        except UnusableRow as reason:
+            dropped[str(reason)] += len(rows)
+            continue
+        except FeedbackError as error:
+            place = f"{source.unit} {first}" if first == last else f"{source.unit}s {first} to {last}"
+            raise FeedbackError(f"{source.location}, {place}: {error}") from None
+        yield row_of(group, first, split_prompt)
+        num_groups += 1
+        if num_groups == limit:
+            return
+    if not num_groups:
+        raise FeedbackError(f"{source.location}: none of its rows gives a group ({counts(dropped)})")
+
+
+def row_of(group: FeedbackGroup, number: int, split_prompt: Sequence[Message]) -> dict[str, Any]:
+    """What the table holds of a group from the row with this number."""
+    return {
+        "task": group.task,
+        "prompt": [vars(turn) for turn in group.prompt],
+        "outputs": group.outputs,
+        "ranks": group.ranks,
+        "critiques": group.critiques,
+        "revision": group.revision,
+        "is_good": group.is_good,
+        "verbatim": [vars(segment) for segment in group.verbatim],
+        "row": number,
+        "prompt_hash": prompt_hash(split_prompt),
+    }
+
+
+def group_of(row: dict[str, Any], source: str) -> FeedbackGroup:
+    """The group that a row of the table holds."""
+    return FeedbackGroup(
+        source=source,
+        prompt=tuple(Message(**turn) for turn in row["prompt"]),
+        outputs=tuple(row["outputs"]),
+        ranks=tuple(row["ranks"]),
+        critiques=tuple(row["critiques"]),
+        revision=row["revision"],
+        task=row["task"],
+        is_good=row["is_good"],
+        verbatim=tuple(Segment(**segment) for segment in row["verbatim"]),
+    )
+
+
+def shown(group: FeedbackGroup) -> Iterator[str]:
+    """A group in some lines: a chain with words of its own as it stands, any other by its parts.
+
+    >>> list(shown(FeedbackGroup("demo", (Message("user", "2 + 2?"),), ("5",), (1,), is_good=False)))
+    ['user: 2 + 2?', 'output, bad: 5']
+    """
+    for segment in group.verbatim:
+        yield f"{'output' if segment.is_target else 'words'}: {_shortened(segment.text)}"
+    if group.verbatim:
+        return
+    for turn in group.prompt:
+        yield f"{turn.role}: {_shortened(turn.content)}"
+    verdict = {True: ", good", False: ", bad", None: ""}[group.is_good]
+    for place, (rank, output) in enumerate(zip(group.ranks, group.outputs)):
+        what = f", rank {rank}" if len(group.outputs) > 1 else verdict
+        yield f"output{what}: {_shortened(output)}"
+        if group.critiques and group.critiques[place]:
+            yield f"  critique: {_shortened(group.critiques[place])}"
+
+
+def _shortened(text: str, width: int = 100) -> str:
+    """One line; control characters are spelled out, because a terminal would obey them."""
+    text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", " ".join(text.split()))
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def counts(dropped: dict[str, int]) -> str:
+    """Reasons and how often, the most frequent first."""
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items(), key=lambda item: -item[1]))
+
+
+def _together(rows: Iterable[tuple[int, dict]], form: Format) -> Iterator[tuple[int, int, list[dict]]]:
+    """The rows of each group, and the numbers of the first and the last."""
+    if form.group_by is None:  # by itself, and without a look at the next: a cap reads no further than it has to
+        for number, row in rows:
+            yield number, number, [row]
+        return
+    key = form.group_by
+    for _, same in groupby(rows, key=lambda numbered: key(numbered[1])):
+        numbers, together = zip(*same)
+        yield numbers[0], numbers[-1], list(together)
