@@ -7,13 +7,17 @@ A template's text alternates words and slots, and slots stand between white spac
 
     "{prompt} A good answer: {better} A worse one: {worse}"
 
-`{prompt}` is the prompt; `{better}` and `{worse}` are two outputs; a tie says `{first}` and `{second}`. Outputs are
-what the model learns to write, except in a question, where it learns the `answer` alone.
+`{prompt}` is the prompt; `{better}` and `{worse}` are two outputs; a tie says `{first}` and `{second}`; `{critique}` is
+what people said of an output. Outputs are what the model learns to write, except in a question, where it learns the
+`answer` alone. A ranking of any length is worded by its ends, `{best}` and `{worst}`, and by the words of `{next}`,
+which are said again for every output between them; its `tie` words stand before an output as good as the one before.
+docs/templates.md shows how to write a family.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +26,8 @@ from typing import Any
 from coh.data.records import ROLES, TASKS, FeedbackError
 
 BUILT_IN = Path(__file__).parent / "templates"
-# Which output slots a polarity has, in the order in which they stand. A question may show its two outputs either way.
+# Which slots a polarity has besides the prompt, in the order in which they stand. A question may show its two outputs
+# either way.
 POLARITIES: dict[str, tuple[str, ...]] = {
     "p": ("better",),
     "n": ("worse",),
@@ -30,9 +35,16 @@ POLARITIES: dict[str, tuple[str, ...]] = {
     "np": ("worse", "better"),
     "tie": ("first", "second"),
     "question": ("better", "worse"),
+    "critique": ("critique", "output"),  # an output behind what was said of it
+    "refine": ("worse", "critique", "better"),
+    "revision": ("worse", "critique", "better"),  # the better one was written from the worse one and its critique
+    "best_first": ("best", "next", "worst"),  # pn for more than two outputs
+    "worst_first": ("worst", "next", "best"),  # np for more than two outputs
 }
-SLOTS = ("prompt", "better", "worse", "first", "second")
-_SLOT = re.compile(r"\{([^{}]*)\}")
+RANKINGS = {"pn": "best_first", "np": "worst_first"}
+SLOTS = ("prompt", *dict.fromkeys(slot for slots in POLARITIES.values() for slot in slots))
+NOT_OUTPUTS = ("", "prompt", "critique")
+_SLOT = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
@@ -42,14 +54,18 @@ class Part:
     text: str
     slot: str = ""
 
+    def __str__(self) -> str:
+        return self.text + ("{%s}" % self.slot if self.slot else "")
+
 
 @dataclass(frozen=True)
 class Template:
-    """One sentence of feedback around one or two outputs; `name` is task.polarity.number."""
+    """One sentence of feedback around its outputs; `name` is task.polarity.number."""
 
     name: str
     text: str
     answer: str = ""
+    tie: str = ""
 
     @property
     def task(self) -> str:
@@ -81,21 +97,52 @@ class Template:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The output slots in the order of the text."""
-        return tuple(part.slot for part in self.parts if part.slot not in ("", "prompt"))
+        return tuple(part.slot for part in self.parts if part.slot not in NOT_OUTPUTS)
+
+    @property
+    def is_ranking(self) -> bool:
+        """True where the words are for any number of outputs: `ranking` gives those for some."""
+        return self.polarity in RANKINGS.values()
+
+    def ranking(self, is_tied: Sequence[bool]) -> Template:
+        """The template for a number of outputs: of each but the first, whether it is as good as the one before.
+
+        Its output slots are `{1}`, `{2}` and so on. Where all outputs are equal there is nothing to rank.
+
+        >>> words = "{prompt} Best: {best} Worse: {next} Worst: {worst}"
+        >>> Template("general.best_first.1", words, tie="As good:").ranking([False, True, False]).text
+        '{prompt} Best: {1} Worse: {2} As good: {3} Worst: {4}'
+        """
+        *parts, first_words, first, next_words, between, last_words, last = self.parts
+        space = next_words.text[: len(next_words.text) - len(next_words.text.lstrip())]
+        ties = [False, *is_tied]
+        last_rank = max(place for place, tied in enumerate(ties) if not tied)
+        if not last_rank:
+            raise ValueError(f"{self.name}: a ranking needs two outputs that differ in rank")
+        for place, tied in enumerate(ties):
+            if tied:
+                words, output = Part(space + self.tie), between
+            elif place == 0:
+                words, output = first_words, first
+            elif place == last_rank:
+                words, output = last_words, last
+            else:
+                words, output = next_words, between
+            parts += [words, Part(output.text, str(place + 1))]
+        return Template(self.name, "".join(map(str, parts)))
 
     def faults(self) -> list[str]:
         """What is wrong with the template, as sentences; empty where nothing is."""
-        slots = [part.slot for part in self.parts if part.slot]
-        wanted = POLARITIES[self.polarity]
-        found = [
-            f"{{{slot}}} is no slot: use {', '.join('{%s}' % name for name in SLOTS)}"
-            for slot in slots
-            if slot not in SLOTS
-        ]
-        if found:
-            return found
-        rest = _SLOT.sub("", self.text)
-        if "{" in rest or "}" in rest:
+        known = ", ".join("{%s}" % slot for slot in ("prompt", *POLARITIES[self.polarity]))
+        unknown = [part.slot for part in self.parts if part.slot and part.slot not in SLOTS]
+        if unknown:
+            return [f"{{{slot}}} is no slot: use {known}" for slot in unknown]
+        return [*self._space_faults(), *self._slot_faults(), *self._word_faults(), *self._key_faults()]
+
+    def _space_faults(self) -> list[str]:
+        """Braces and white space."""
+        found = []
+        if _has_brace(_SLOT.sub("", self.text)):
             found.append("a brace stands alone: braces are for slots only")
         if self.text != self.text.strip():
             found.append("white space at an end: take it away")
@@ -105,33 +152,69 @@ class Template:
                 found.append(
                     f"{match[0]} touches other text: put white space around it, so that tokens do not run together"
                 )
-        has_outputs = self.outputs == wanted or (self.polarity == "question" and sorted(self.outputs) == sorted(wanted))
-        if not has_outputs:
-            order = " then ".join("{%s}" % slot for slot in wanted)
-            found.append(
-                f"polarity {self.polarity} takes {order}, this has "
-                f"{' then '.join('{%s}' % s for s in self.outputs) or 'none'}"
-            )
+        return found
+
+    def _slot_faults(self) -> list[str]:
+        """Which slots there are, and their order."""
+        found = []
+        slots = [part.slot for part in self.parts if part.slot]
+        wanted = POLARITIES[self.polarity]
+        others = tuple(slot for slot in slots if slot != "prompt")
+        if others != wanted and not (self.polarity == "question" and sorted(others) == sorted(wanted)):
+            order, this = (" then ".join("{%s}" % slot for slot in names) for names in (wanted, others))
+            found.append(f"polarity {self.polarity} takes {order}, this has {this or 'none'}")
         if slots.count("prompt") > 1 or "prompt" in slots[1:]:
             found.append("{prompt} stands at most once, and before the outputs")
+        return found
+
+    def _word_faults(self) -> list[str]:
+        """Slots without words in front of them, and words without a slot behind them."""
+        found = []
+        is_question = self.polarity == "question"
         for previous, part in zip((None, *self.parts), self.parts):
-            if part.slot in wanted and (previous is None or previous.slot):
+            if part.slot not in POLARITIES[self.polarity] or (previous and not previous.slot):
+                continue
+            if part.slot not in ("critique", "output"):
                 found.append(
                     f"no words in front of {{{part.slot}}}: feedback stands before the output that it describes"
                 )
-        if self.polarity == "question":
-            if self.parts and self.parts[-1].slot:
-                found.append("a question ends with its own words, not with an output")
-            if not self.answer.strip() or self.answer != self.answer.strip() or _SLOT.search(self.answer):
-                found.append("a question needs an `answer`: plain words, without slots or white space around them")
-        else:
-            if self.parts and not self.parts[-1].slot:
+            elif previous and previous.slot != "prompt":
                 found.append(
-                    "words after the last output would describe an output that stands before them: move them in front"
+                    f"no words in front of {{{part.slot}}}: say what it is, or it runs on from the text before"
                 )
-            if self.answer:
-                found.append("`answer` belongs to questions only")
+        if self.parts and is_question and self.parts[-1].slot:
+            found.append("a question ends with its own words, not with an output")
+        if self.parts and not is_question and not self.parts[-1].slot:
+            found.append(
+                "words after the last output would describe an output that stands before them: move them in front"
+            )
         return found
+
+    def _key_faults(self) -> list[str]:
+        """The words beside the text: `answer` of a question, `tie` of a ranking."""
+        found = []
+        if self.polarity == "question":
+            if not _is_plain(self.answer):
+                found.append("a question needs an `answer`: plain words, without braces or white space around them")
+        elif self.answer:
+            found.append("`answer` belongs to questions only")
+        if self.is_ranking:
+            if not _is_plain(self.tie):
+                found.append(
+                    "a ranking needs `tie`: plain words for an output as good as the one before, without braces or "
+                    "white space around them"
+                )
+        elif self.tie:
+            found.append(f"`tie` belongs to {' and '.join(RANKINGS.values())} only")
+        return found
+
+
+def _has_brace(words: str) -> bool:
+    return "{" in words or "}" in words
+
+
+def _is_plain(words: str) -> bool:
+    return bool(words) and words == words.strip() and not _has_brace(words)
 
 
 @dataclass(frozen=True)
@@ -160,7 +243,8 @@ class Family:
         """What the saved model keeps, in the form of the YAML file: `read_family` reads it back."""
         tasks: dict[str, Any] = {}
         for template in self.templates:
-            entry = {"text": template.text, "answer": template.answer} if template.answer else template.text
+            more = {key: words for key, words in (("answer", template.answer), ("tie", template.tie)) if words}
+            entry = {"text": template.text, **more} if more else template.text
             tasks.setdefault(template.task, {}).setdefault(template.polarity, []).append(entry)
         return {"eos": self.eos, "roles": self.roles, "tasks": tasks}
 
@@ -198,13 +282,13 @@ def load_family(name: str) -> Family:
 
 def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None = None, where: str = "") -> Family:
     """Checks the mapping that a YAML file or a saved model holds, and gives its family."""
-    faults: list[str] = []
+    faults: list[tuple[int, str]] = []
 
     def fault(path: tuple[Any, ...], sentence: str) -> None:
-        line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), None) if lines else None
+        line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), 0) if lines else 0
         # Entries count from 1, as in a template's name.
         place = ".".join(str(step + 1) if isinstance(step, int) else str(step) for step in path)
-        faults.append((f"line {line}: " if line else "") + (f"{place}: " if place else "") + sentence)
+        faults.append((line, (f"line {line}: " if line else "") + (f"{place}: " if place else "") + sentence))
 
     def mapping(path: tuple[Any, ...], value: Any, known: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -225,33 +309,33 @@ def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None =
         else:
             roles[role] = words
     templates: list[Template] = []
-    seen: dict[str, str] = {}
     for task, polarities in mapping(("tasks",), data.get("tasks"), TASKS).items():
         for polarity, entries in mapping(("tasks", task), polarities, tuple(POLARITIES)).items():
             here = ("tasks", task, polarity)
             if not isinstance(entries, list) or not entries:
                 fault(here, "must be a list of templates")
                 continue
+            seen: dict[str, str] = {}  # texts; those that are true of two polarities may stand under both
             for number, entry in enumerate(entries):
-                keys = (
-                    mapping((*here, number), entry, ("text", "answer")) if isinstance(entry, dict) else {"text": entry}
-                )
-                text, answer = keys.get("text"), keys.get("answer", "")
-                if not isinstance(text, str) or not isinstance(answer, str):
-                    fault((*here, number), "must be a text, or text and answer")
+                known = ("text", "answer", "tie")
+                keys = mapping((*here, number), entry, known) if isinstance(entry, dict) else {"text": entry}
+                words = [keys.get("text"), keys.get("answer", ""), keys.get("tie", "")]
+                if not all(isinstance(word, str) for word in words):
+                    fault((*here, number), "must be a text, or text with answer (questions) or tie (rankings)")
                     continue
-                template = Template(f"{task}.{polarity}.{number + 1}", text, answer)
+                text = words[0]
+                template = Template(f"{task}.{polarity}.{number + 1}", *words)
                 for sentence in template.faults():
                     fault((*here, number), sentence)
-                if seen.setdefault(f"{task} {text}", template.name) != template.name:
-                    fault((*here, number), f"the same text as {seen[f'{task} {text}']}")
+                if text in seen:
+                    fault((*here, number), f"the same text as {seen[text]}")
+                seen.setdefault(text, template.name)
                 templates.append(template)
     if not templates and not faults:
         fault(("tasks",), "no templates")
     if faults:
-        raise FeedbackError(
-            "\n".join([f"templates {where or name}: {len(faults)} to mend", *(f"  {line}" for line in faults)])
-        )
+        in_order = [f"  {sentence}" for _, sentence in sorted(faults, key=lambda fault: fault[0])]
+        raise FeedbackError("\n".join([f"templates {where or name}: {len(faults)} to mend", *in_order]))
     return Family(name, eos, roles, tuple(templates))
 
 
