@@ -18,11 +18,11 @@ from typing import Any
 
 from coh import coh_train
 from coh.arguments import ConfigError, parse
-from coh.data.encoding import Encoder
 from coh.evaluate import EvaluateArgs, held_out_pairs, score_pairs, table
-from coh.generate import generate_outputs, steered_prompt
+from coh.generate import generate_outputs
 from coh.modeling import ModelError, has_fast_bf16, load_model, load_tokenizer
 from coh.saved import Words, load_words
+from coh.steering import Steering
 
 MODEL = Path(".cache/smollm2-135m")
 TEMPLATES = "marker"
@@ -74,13 +74,13 @@ def pretrained_model(folder: Path = MODEL) -> Path:
 def measure(folder: Path, words: Words, pairs: Sequence[Any], label: str) -> tuple[dict[str, float], dict[str, str]]:
     """The figures of a model on the pairs, and what it writes for the prompt under good and under bad words."""
     tokenizer = load_tokenizer(str(folder))
-    encoder, model = Encoder(tokenizer), load_model(str(folder))
-    figures = score_pairs(model, encoder, words, pairs, progress=f"Measuring {label}").measures()
+    steering, model = Steering.of(words, tokenizer), load_model(str(folder))
+    figures = score_pairs(model, steering, pairs, progress=f"Measuring {label}").measures()
     outputs = {
         quality: generate_outputs(
             model,
             tokenizer,
-            steered_prompt(PROMPT, quality, words, encoder),
+            steering.prompt_ids(PROMPT, quality, "general"),
             max_new_tokens=60,
             do_sample=False,
             repetition_penalty=1.1,

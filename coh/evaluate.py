@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coh.arguments import ConfigError, parse
-from coh.data.encoding import Encoder
 from coh.data.records import FeedbackError, FeedbackGroup
 from coh.data.sources import load_groups, parse_sources, split_groups
 from coh.modeling import DTYPES, load_model, load_tokenizer
-from coh.saved import Words, load_words
-from coh.score import score_documents, scoring_documents
+from coh.saved import load_words
+from coh.score import score_documents
+from coh.steering import Steering
 
 MEASURES = {
     "loss_good": "loss on good outputs (nats per token)",
@@ -88,20 +88,16 @@ def preferred_pairs(groups: Sequence[FeedbackGroup]) -> list[FeedbackGroup]:
 
 def score_pairs(
     model: Any,
-    encoder: Encoder,
-    words: Words,
+    steering: Steering,
     pairs: Sequence[FeedbackGroup],
     max_length: int | None = None,
     progress: str = "",
 ) -> PairScores:
     """Scores the two outputs of each group under good and under bad words."""
     documents = [
-        document
-        for quality in ("good", "bad")
-        for pair in pairs
-        for document in scoring_documents(pair, quality, words.family, encoder)
+        document for quality in ("good", "bad") for pair in pairs for document in steering.documents(pair, quality)
     ]
-    scores = score_documents(model, documents, int(encoder.eos[0]), max_length, progress)
+    scores = score_documents(model, documents, steering.end_of_output, max_length, progress)
     log_p = scores.log_p.reshape(2, len(pairs), 2)
     return PairScores(log_p[0], log_p[1], scores.num_tokens.reshape(2, len(pairs), 2)[0])
 
@@ -134,6 +130,13 @@ class EvaluateArgs:
     feedback_format: str = field(
         default="auto",
         metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."},
+    )
+    tie_margin: float = field(
+        default=0.0, metadata={"help": "Scores that differ by no more than this are a tie; in the units of the scores."}
+    )
+    attributes: list[str] = field(
+        default_factory=lambda: ["helpfulness"],
+        metadata={"help": "Attributes that make the score of rows rated by attributes, as for coh.coh_train."},
     )
     webgpt_dataset_test_size: float = field(
         default=0.1, metadata={"help": "Share held out of sources with one split, as it was in training."}
@@ -177,7 +180,13 @@ class EvaluateArgs:
 def held_out_pairs(args: EvaluateArgs) -> dict[str, list[FeedbackGroup]]:
     """The pairs of each source that are to be measured."""
     stores = [
-        load_groups(spec, feedback_format=args.feedback_format, cache_dir=args.cache_dir)
+        load_groups(
+            spec,
+            feedback_format=args.feedback_format,
+            cache_dir=args.cache_dir,
+            tie_margin=args.tie_margin,
+            attributes=args.attributes,
+        )
         for spec in parse_sources(args.feedback_data)
     ]
     splits = split_groups(stores, test_size=args.webgpt_dataset_test_size)
@@ -205,10 +214,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"no pairs in the {args.split} split of {', '.join(args.feedback_data)}: try --split all"
             )
         tokenizer = load_tokenizer(args.model, args.cache_dir)
-        encoder = Encoder(tokenizer, words.prepend_bos)
+        steering = Steering.of(words, tokenizer)
         model = load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir)
         figures = {
-            name: score_pairs(model, encoder, words, own, args.max_length, f"Scoring {name}").measures()
+            name: score_pairs(model, steering, own, args.max_length, f"Scoring {name}").measures()
             for name, own in pairs.items()
         }
     except ValueError as error:

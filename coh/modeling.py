@@ -66,6 +66,12 @@ def load_tokenizer(name: str, cache_dir: str | None = None) -> Any:
     return tokenizer
 
 
+def special_tokens(tokenizer: Any) -> list[str]:
+    """The texts that the tokenizer reads as special tokens, the longest first."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True)
+
+
 def problems_of(config: Any, tokenizer: Any, seq_length: int) -> list[str]:
     """What makes this model, tokenizer and row length unfit for each other, as sentences."""
     text_config = config.get_text_config()

@@ -24,11 +24,13 @@ class Words:
     """What a model is steered by.
 
     `tasks` are those it learned, the most frequent first: each has words of its own in some templates.
+    `prompt_format` says how prompts were written, plain or chat.
     """
 
     family: Family
     prepend_bos: bool = False
     tasks: tuple[str, ...] = ("general",)
+    prompt_format: str = "plain"
 
 
 def save_words(folder: str | Path, words: Words, **about: Any) -> None:
@@ -37,6 +39,7 @@ def save_words(folder: str | Path, words: Words, **about: Any) -> None:
         "templates": {"name": words.family.name, **words.family.as_dict()},
         "prepend_bos": words.prepend_bos,
         "tasks": words.tasks,
+        "prompt_format": words.prompt_format,
         **about,
         "versions": installed_versions(),
     }
@@ -63,7 +66,12 @@ def load_words(model: str | Path, templates: str | None = None, cache_dir: str |
     else:
         content = dict(saved["templates"])
         family = read_family(content.pop("name"), content)
-    return Words(family, saved.get("prepend_bos", False), tuple(saved.get("tasks", ("general",))))
+    return Words(
+        family,
+        saved.get("prepend_bos", False),
+        tuple(saved.get("tasks", ("general",))),
+        saved.get("prompt_format", "plain"),
+    )
 
 
 def installed_versions() -> dict[str, str]:

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import byte_tokenizer, pairs, write_rows
 
-from coh.data.chains import Chains, Source, _two_of
+from coh.data.chains import Chains, Source
+from coh.data.choices import two_of
 from coh.data.encoding import Encoder
-from coh.data.hindsight import chain, group_prompt
+from coh.data.forms import make_form
+from coh.data.hindsight import chain
 from coh.data.records import FeedbackError
 from coh.data.sources import load_groups, parse_source
 from coh.data.templates import load_family, read_family
@@ -44,9 +46,10 @@ def stores(tmp_path_factory):
 
 
 def make(stores, encoder, family="marker", names=("pairs", "webgpt"), polarities=KINDS, capacity=256, **options):
-    sources = [Source(name, stores[name], np.arange(len(stores[name]))) for name in names]
-    family = load_family(family) if isinstance(family, str) else family
-    return Chains(sources, family, encoder, polarities=polarities, capacity=capacity, **options)
+    families = [family] * len(names) if not isinstance(family, list) else family
+    forms = [make_form(load_family(one) if isinstance(one, str) else one, "plain", None) for one in families]
+    sources = [Source(name, stores[name], np.arange(len(stores[name])), form) for name, form in zip(names, forms)]
+    return Chains(sources, encoder, polarities=polarities, capacity=capacity, **options)
 
 
 def described(chains, documents):
@@ -73,7 +76,7 @@ def test_tokens_are_those_of_the_segments(stores, encoder):
             group = chains.sources[source].store.group(int(documents.group[number]))
             template = chains.table.templates[documents.template[number]]
             outputs = [group.outputs[output] for output in documents.outputs[number][: len(template.outputs)]]
-            segments = chain(template, group_prompt(group, chains.family), outputs)
+            segments = chain(template, chains.sources[source].form.prompt(group), outputs)
             last = max(n for n, segment in enumerate(segments) if segment.is_target)
             ends = [segment.is_target and (name == "marker" or n == last) for n, segment in enumerate(segments)]
             expected = encoder.document(segments, group.source, ends)
@@ -184,7 +187,7 @@ def test_long_documents_are_shortened_counted_and_kept_in_a_row(stores, encoder)
         group = chains.sources[source].store.group(int(documents.group[number]))
         assert encoder.tokenizer.decode(ids[targets]).endswith(f"{group.outputs[1]}</s>")
         cut = documents.cell_lengths[number][chains.table.prompt_cell[documents.template[number]]]
-        prompt = encoder.encode([f" {group_prompt(group, chains.family)}"])[0]
+        prompt = encoder.encode([f" {chains.sources[source].form.prompt(group)}"])[0]
         assert not cut or encoder.tokenizer.decode(prompt[len(prompt) - cut :]) in encoder.tokenizer.decode(ids)
 
 
@@ -204,11 +207,11 @@ def test_templates_without_the_kind_asked_for(stores, encoder):
 
 @given(st.integers(2, 9), st.floats(0, 1, exclude_max=True))
 def test_pairs_of_a_ranking_are_in_order(num_outputs, pick):
-    first, second = _two_of(np.array([num_outputs]), np.array([pick]))
+    first, second = two_of(np.array([num_outputs]), np.array([pick]))
     assert 0 <= first[0] < second[0] < num_outputs
 
 
 def test_pairs_of_a_ranking_are_equally_likely():
-    first, second = _two_of(np.full(60_000, 4), np.linspace(0, 1, 60_000, endpoint=False))
+    first, second = two_of(np.full(60_000, 4), np.linspace(0, 1, 60_000, endpoint=False))
     counts = Counter(zip(first.tolist(), second.tolist()))
     assert len(counts) == 6 and set(counts.values()) == {10_000}

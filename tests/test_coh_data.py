@@ -39,7 +39,7 @@ def load(folder, tokenizer, seed=0, prepend_bos=False, **options):
         "seq_length": 256,
         "feedback_data": [str(folder / "pairs.jsonl"), str(folder / "more.jsonl")],
         "pretrain_data": str(folder / "text.jsonl"),
-        "templates": "marker",
+        "templates": ["marker"],
     } | options
     args = CoHDataArgs(**options)
     return load_datasets(args, tokenizer, seed=seed, prepend_bos=prepend_bos, cache_dir=str(folder / "cache"))
@@ -286,10 +286,10 @@ def test_the_bundled_sample_loads(tokenizer, tmp_path):
         ({"webgpt_dataset_test_size": 1.0}, ["--webgpt_dataset_test_size 1.0: give a share from 0 to below 1."]),
         ({"pretrain_docs": 0}, ["--pretrain_docs 0: give 1 or more, or --pretrain_data none."]),
         ({"pretrain_ratio": -1.0}, ["--pretrain_ratio -1.0: give 0 or more"]),
-        ({"chains": ["pp"]}, ["--chains pp: give some of p, n, pn, np, question."]),
+        ({"chains": ["pp"]}, ["--chains pp: give some of p, n, pn, np, question, critique, refine, revision."]),
         ({"chains": ["p", "p"]}, ["--chains p,p: give one or more kinds, each once."]),
         ({"templates": "proze"}, ["--templates: templates 'proze': neither marker, marker_varied, prose nor a file"]),
-        ({"templates": "marker", "chains": ["question"]}, ["--chains question: templates marker have none of these"]),
+        ({"templates": ["marker"], "chains": ["question"]}, ["--chains question: templates marker have none of these"]),
         ({"packing": "tight"}, ["--packing tight: give one of fit, chunk."]),
         (
             {"seq_length": 1, "pretrain_docs": -1, "chains": []},

@@ -14,11 +14,12 @@ from coh.data.hindsight import chain, opening
 from coh.data.records import FeedbackError, Segment
 from coh.data.templates import load_family
 
+CRITIQUE = "true, but <|endoftext|> is no answer\n\nit says </s>"
 TEXTS = [
-    ("Why is the sky blue?", "Air scatters blue light most.", "It just is, okay?"),
-    ("User: Hi\n\nAssistant: Hello.\n\nUser: 2 + 2?", "Four.\n\n- one\n- two", "5"),
-    ("¿Dónde está? 你好 🙂", "def f(x):\n    return x  # twice  spaced", "…"),
-    ("Say </s> and <|endoftext|> and <|im_end|> aloud", "<|im_end|> </s> <|endoftext|>", "<s>"),
+    ("Why is the sky blue?", "Air scatters blue light most.", "It just is, okay?", "Dust."),
+    ("User: Hi\n\nAssistant: Hello.\n\nUser: 2 + 2?", "Four.\n\n- one\n- two", "5", "It is 4"),
+    ("¿Dónde está? 你好 🙂", "def f(x):\n    return x  # twice  spaced", "…", "нет"),
+    ("Say </s> and <|endoftext|> and <|im_end|> aloud", "<|im_end|> </s> <|endoftext|>", "<s>", "</s>"),
 ]
 NAMES = ["gpt2", "smollm2", "llama_like", "bytes512"]
 COMPLETE = ["gpt2", "smollm2", "bytes512"]  # llama_like lacks many characters, so its ids do not decode to the text
@@ -39,7 +40,7 @@ def ids_of(encoder, text):
 
 
 def document_of(encoder, template, family, prompt, outputs):
-    segments = chain(template, prompt, outputs)
+    segments = chain(template, prompt, outputs, CRITIQUE)
     targets = [number for number, segment in enumerate(segments) if segment.is_target]
     ends = [number in targets if family.eos == "each" else number == targets[-1] for number in range(len(segments))]
     return encoder.document(segments, "test", ends)
@@ -48,15 +49,16 @@ def document_of(encoder, template, family, prompt, outputs):
 def all_templates():
     for name in ("prose", "marker", "marker_varied"):
         family = load_family(name)
-        for template in family.templates[::7]:
-            yield family, template
+        kinds = {template.polarity: template for template in family.templates}  # one of every kind, and more of all
+        for template in [*kinds.values(), *family.templates[::7]]:
+            yield family, template.ranking([False, True]) if template.is_ranking else template
 
 
 def test_law_of_pieces(encoder):
     """Pieces encoded alone and joined are the ids of the text encoded whole."""
     for _, template in all_templates():
         for prompt, *outputs in TEXTS[:2]:
-            segments = chain(template, prompt, outputs[: len(template.outputs)])
+            segments = chain(template, prompt, outputs[: len(template.outputs)], CRITIQUE[:20])
             joined = np.concatenate(encoder.encode([segment.text for segment in segments])).tolist()
             assert joined == ids_of(encoder, "".join(segment.text for segment in segments)), template.name
 
@@ -83,7 +85,7 @@ def test_documents_decode_to_text_and_targets_to_outputs(complete_encoder):
         for prompt, *outputs in TEXTS:
             outputs = outputs[: len(template.outputs)]
             document = document_of(encoder, template, family, prompt, outputs)
-            text = "".join(segment.text for segment in chain(template, prompt, outputs))
+            text = "".join(segment.text for segment in chain(template, prompt, outputs, CRITIQUE))
             plain = [token for token in document.input_ids if token != tokenizer.eos_token_id]
             assert tokenizer.decode(plain, clean_up_tokenization_spaces=False) == text
             targets = [token for token, is_target in zip(document.input_ids, document.target_mask) if is_target]
@@ -105,7 +107,9 @@ def test_documents_decode_to_text_and_targets_to_outputs(complete_encoder):
 def test_prompts_of_generation_are_prefixes_of_rows(encoder):
     for family, template in all_templates():
         for prompt, *outputs in TEXTS:
-            start = np.concatenate([encoder.bos, *encoder.encode([s.text for s in opening(template, prompt)])]).tolist()
+            start = np.concatenate(
+                [encoder.bos, *encoder.encode([s.text for s in opening(template, prompt, (), CRITIQUE)])]
+            ).tolist()
             document = document_of(encoder, template, family, prompt, outputs[: len(template.outputs)])
             assert list(document.input_ids[: len(start)]) == start
             assert not any(document.target_mask[: len(start)])
@@ -163,9 +167,9 @@ def test_missing_special_tokens_are_refused(tokens, prepend_bos, message):
 
 
 # Cells: nothing, words, prompt, words 1, output 1, words 2, output 2
-def shortened(prompt, first, second, capacity, num_droppable=1):
+def shortened(prompt, first, second, capacity, drop_stop=5):
     lengths = np.array([[0, 2, prompt, 3, first, 3, second]], np.int32)
-    kept, too_long = shorten(lengths, capacity, np.array([2]), np.array([3]), np.array([num_droppable]))
+    kept, too_long = shorten(lengths, capacity, np.array([2]), np.array([3]), np.array([[drop_stop]]))
     return kept[0].tolist(), bool(too_long[0])
 
 
@@ -191,5 +195,5 @@ def test_the_last_output_is_never_cut():
 
 
 def test_questions_keep_both_outputs():
-    assert shortened(40, 32, 31, 80, num_droppable=0) == ([0, 2, 9, 3, 32, 3, 31], False)
-    assert shortened(40, 60, 31, 80, num_droppable=0)[1]
+    assert shortened(40, 32, 31, 80, drop_stop=0) == ([0, 2, 9, 3, 32, 3, 31], False)
+    assert shortened(40, 60, 31, 80, drop_stop=0)[1]

@@ -35,6 +35,31 @@ def byte_tokenizer(merges: bool = True) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def chat_tokenizer(tokenizer: Any = None, template: str = CHATML) -> Any:
+    """A tokenizer (the one of bytes by default) with turn tokens and a chat template."""
+    tokenizer = tokenizer or byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def store_of(groups: list[Any]) -> Any:
+    """A store of these groups, in memory."""
+    from datasets import Dataset
+
+    from coh.data.sources.stores import GroupStore
+    from coh.data.sources.tables import row_of, table_features
+
+    rows = [row_of(group, number, group.prompt) for number, group in enumerate(groups, start=1)]
+    return GroupStore("any", "any", "memory", {}, Dataset.from_list(rows, features=table_features()))
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
     """A .jsonl file of these rows; its path as text."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

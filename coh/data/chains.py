@@ -1,6 +1,6 @@
 """Feedback groups -> documents: for every pass, which words stand around which outputs, and the tokens of the result.
 
-A pass takes each source by its share, draws a polarity, a template and outputs for every group, and knows each
+A pass takes each source by its share, draws a kind of chain, a template and outputs for every group, and knows each
 document's length at once; tokens are read one document at a time from the pieces that were encoded before.
 """
 
@@ -15,96 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coh.data import draws
+from coh.data.choices import Choices, Draw, GroupArrays, choices_for, code_of
 from coh.data.encoding import Encoder, Ids, shorten
-from coh.data.hindsight import chain, group_prompt, prompt_text
+from coh.data.forms import Form
+from coh.data.hindsight import chain
 from coh.data.pieces import GroupPieces
 from coh.data.plan import Ints, generator, permute
-from coh.data.records import FeedbackError
-from coh.data.templates import POLARITIES, Family, Template
+from coh.data.records import FeedbackError, FeedbackGroup, Segment, joined
+from coh.data.table import CRITIQUE, OUTPUT, PROMPT, Entry, TemplateTable
+from coh.data.templates import Template
 
-NONE, WORDS, PROMPT, OUTPUT = -2, -1, 0, 1  # what a cell holds; OUTPUT + n is output n of the text
 WINDOW = 2**20  # groups planned at a time
 WHOLE_WINDOW = 2**13  # the same where whole texts must be encoded, which holds their tokens
+# Which of a pair, (better, worse), stands in a slot.
+_SIDES = {"better": 0, "first": 0, "output": 0, "worse": 1, "second": 1}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled store of groups, those of them that are used, and why others are not."""
+    """A labelled store of groups, those of them that are used, the words for them, and why others are not used."""
 
     name: str
     store: Any
     indices: Ints
+    form: Form
     dropped: dict[str, int] = field(default_factory=dict)
-
-
-class GroupArrays:
-    """What is known of all groups of a store at once, without reading any text."""
-
-    def __init__(self, dataset: Any) -> None:
-        import pyarrow.compute as pc
-
-        columns = dataset.data
-        tasks = pc.dictionary_encode(columns.column("task")).combine_chunks()
-        self.tasks: list[str] = tasks.dictionary.to_pylist()
-        self.task = tasks.indices.to_numpy()
-        self.num_outputs = pc.list_value_length(columns.column("ranks")).to_numpy().astype(np.int64)
-        self._ranks = pc.list_flatten(columns.column("ranks")).to_numpy()
-        self._first = np.cumsum(self.num_outputs) - self.num_outputs
-        self.is_tie = (self.num_outputs > 1) & (self.rank(np.arange(len(self.task)), self.num_outputs - 1) == 1)
-
-    def rank(self, group: Ints, output: Ints) -> NDArray[np.int32]:
-        """The rank of one output of each of these groups."""
-        return self._ranks[self._first[group] + output]
-
-
-class TemplateTable:
-    """All templates as arrays of cells: the beginning-of-text token, then words, prompt and outputs in turn."""
-
-    def __init__(self, templates: Sequence[Template], family: Family, encoder: Encoder, train_on: str) -> None:
-        self.templates = list(templates)
-        shape = len(self.templates), max(len(template.parts) for template in self.templates) + 2
-        self.kind = np.full(shape, NONE, np.int8)
-        self.joint = np.zeros(shape, np.int8)
-        self.is_target = np.zeros(shape, bool)
-        self.has_eos = np.zeros(shape, bool)
-        self.words: list[list[Ids | None]] = []
-        self.prompt_cell = np.full(shape[0], -1)
-        self.first_words = np.zeros(shape[0], np.int64)
-        self.num_droppable = np.zeros(shape[0], np.int64)
-        parts = [part for template in self.templates for part in template.parts]
-        self.prompt_joints = sorted({part.text for part in parts if part.slot == "prompt"})
-        self.output_joints = sorted({part.text for part in parts if part.slot not in ("", "prompt")})
-        for number, template in enumerate(self.templates):
-            self._compile(number, template, family, encoder, train_on)
-        self.words_length = np.array([[0 if ids is None else len(ids) for ids in row] for row in self.words], np.int32)
-
-    def _compile(self, number: int, template: Template, family: Family, encoder: Encoder, train_on: str) -> None:
-        segments = chain(template, "prompt", ["output"] * len(template.outputs))
-        slots = [part.slot for part in template.parts] + [""] * (len(segments) - len(template.parts))
-        words = iter(encoder.encode([segment.text for segment, slot in zip(segments, slots) if not slot]))
-        self.words.append([encoder.bos] + [None] * (self.kind.shape[1] - 1))
-        self.kind[number, 0] = WORDS
-        outputs_seen = 0
-        for cell, (segment, slot) in enumerate(zip(segments, slots), start=1):
-            self.is_target[number, cell] = segment.is_target
-            if not slot:
-                self.kind[number, cell] = WORDS
-                self.words[number][cell] = next(words)
-            elif slot == "prompt":
-                self.kind[number, cell] = PROMPT
-                self.prompt_cell[number] = cell
-                self.joint[number, cell] = self.prompt_joints.index(template.parts[cell - 1].text)
-            else:
-                if not outputs_seen:
-                    self.first_words[number] = cell - 1
-                self.kind[number, cell] = OUTPUT + outputs_seen
-                self.joint[number, cell] = self.output_joints.index(template.parts[cell - 1].text)
-                outputs_seen += 1
-        targets = np.flatnonzero(self.is_target[number])
-        self.has_eos[number, targets if family.eos == "each" else targets[-1:]] = True
-        if train_on == "last":
-            self.is_target[number, targets[:-1]] = False
-        self.num_droppable[number] = 0 if template.polarity == "question" else outputs_seen - 1
 
 
 @dataclass
@@ -140,6 +75,10 @@ class ChainDocuments:
                 cells.append(self.chains.encoder.eos)
         return np.concatenate(cells), np.repeat(table.is_target[template], lengths), int(self.source[number])
 
+    def kinds(self, number: int) -> NDArray[np.int8]:
+        """What each token of a document belongs to: WORDS, PROMPT, OUTPUT, CRITIQUE or VERBATIM."""
+        return np.repeat(self.chains.table.kind[self.template[number]], self.cell_lengths[number])
+
 
 class Chains:
     """The documents of every pass over some sources.
@@ -147,8 +86,10 @@ class Chains:
     Args:
         sources: what is read.
         weights: a share for each source, or None for their sizes.
-        polarities: which of p, n, pn, np, question are drawn, all equally often; ties are drawn with two-output ones.
+        polarities: which kinds of chain are drawn, all equally often where a group gives them; ties are worded where
+            two outputs are compared.
         capacity: tokens of a row, which no document exceeds.
+        max_outputs: of a chain, where there are words for rankings.
         train_on: "all" outputs of a chain are targets, or the "last".
         seed: of every draw.
     """
@@ -156,69 +97,93 @@ class Chains:
     def __init__(
         self,
         sources: Sequence[Source],
-        family: Family,
         encoder: Encoder,
         *,
         polarities: Sequence[str],
         capacity: int,
+        max_outputs: int = 2,
         weights: Sequence[float] | None = None,
         train_on: str = "all",
         seed: int = 0,
     ) -> None:
-        self.family, self.encoder, self.capacity, self.seed = family, encoder, capacity, seed
+        self.encoder, self.capacity, self.max_outputs, self.seed = encoder, capacity, max_outputs, seed
         self.dropped: dict[str, Counter[str]] = {source.name: Counter(source.dropped) for source in sources}
         self._arrays = [GroupArrays(source.store.dataset) for source in sources]
-        self.tasks = tasks = sorted({task for arrays in self._arrays for task in arrays.tasks})
-        pairs = [polarity for polarity in polarities if len(POLARITIES[polarity]) == 2]
-        # choices[task][is_tie]: the numbers of the templates that may be drawn, a list for each polarity.
-        templates: list[Template] = []
-        self._choices: list[tuple[list[Ints], list[Ints]]] = []
-        for task in tasks:
-            found: tuple[list[Ints], list[Ints]] = ([], [])
-            for is_tie, wanted in ((0, polarities), (1, ["tie"] if pairs else [])):
-                for polarity in wanted:
-                    choices = family.choices(task, polarity)
-                    if choices:
-                        found[is_tie].append(np.arange(len(templates), len(templates) + len(choices)))
-                        templates += choices
-            if not found[0]:
-                raise FeedbackError(
-                    f"templates {family.name} have none of {', '.join(polarities)} for {task} or general: choose "
-                    f"others with --chains"
-                )
-            self._choices.append(found)
-        self.table = TemplateTable(templates, family, encoder, train_on)
-        self._task = [np.array([tasks.index(task) for task in arrays.tasks])[arrays.task] for arrays in self._arrays]
-        self.sources = [self._usable(number, source) for number, source in enumerate(sources)]
+        self.tasks = sorted({task for arrays in self._arrays for task in arrays.tasks})
+        self._task = [
+            np.array([self.tasks.index(task) for task in arrays.tasks])[arrays.task] for arrays in self._arrays
+        ]
+        entries: list[Entry] = []
+        self._choices = [
+            self._choices_of(arrays, source, polarities, entries) for arrays, source in zip(self._arrays, sources)
+        ]
+        self.table = TemplateTable(entries, encoder, train_on)
+        self._sides = self._sides_of(entries)
+        self.sources = [self._usable(number, source, polarities) for number, source in enumerate(sources)]
         if not any(len(source.indices) for source in self.sources):
-            raise FeedbackError(f"no usable feedback in {', '.join(source.name for source in sources)}: {self.dropped}")
+            raise FeedbackError(f"no usable feedback in {', '.join(source.name for source in sources)}: {self._why()}")
         self._shares = self._documents_per_pass(weights)
         self._ends = np.cumsum(self._shares)
         self.pieces = [
-            GroupPieces(
-                source.store.dataset,
-                encoder,
-                lambda messages, task: prompt_text(messages, task, family.roles),
-                self.table.prompt_joints,
-                self.table.output_joints,
-                family.roles,
-            )
-            for source in self.sources
+            GroupPieces(source.store.dataset, encoder, source.form, self.table.joints) for source in self.sources
         ]
         self.is_exact = encoder.holds_law(self._examples())
         self.window_size = WINDOW if self.is_exact else WHOLE_WINDOW
         self.num_windows = -(-int(self._ends[-1]) // self.window_size)
 
-    def _usable(self, number: int, source: Source) -> Source:
-        """Leaves out, and counts, the groups for which the templates have no words."""
+    def _choices_of(
+        self, arrays: GroupArrays, source: Source, polarities: Sequence[str], entries: list[Entry]
+    ) -> list[Choices]:
+        """What may be drawn for each task; adds to the table's entries what is not yet there."""
+        num_outputs = min(self.max_outputs, int(arrays.num_outputs.max(initial=1)))
+        found = []
+        for task in self.tasks:
+            choices = choices_for(task, source.form.family, polarities, num_outputs, entries)
+            if arrays.patterns:
+                start = len(entries)
+                entries += [
+                    Entry(Template(f"{task}.verbatim.{n}", ""), True, pattern)
+                    for n, pattern in enumerate(arrays.patterns, 1)
+                ]
+                choices.templates["verbatim"] = np.arange(start, len(entries))
+            if not choices.templates:
+                raise FeedbackError(
+                    f"templates {source.form.family.name} have none of {', '.join(polarities)} for {task} or general: "
+                    f"choose others with --chains"
+                )
+            found.append(choices)
+        return found
+
+    def _sides_of(self, entries: Sequence[Entry]) -> NDArray[np.int64]:
+        """(templates, outputs of a text) which of the outputs drawn stands in each slot, -1 for none."""
+        sides = np.full((len(entries), max(2, self.table.num_outputs)), -1)
+        for number, entry in enumerate(entries):
+            for place, slot in enumerate(entry.template.outputs):
+                sides[number, place] = _SIDES.get(slot, place)
+        return sides
+
+    def _usable(self, number: int, source: Source, polarities: Sequence[str]) -> Source:
+        """Leaves out, and counts, the groups that give none of the kinds of chain for which there are words."""
         arrays = self._arrays[number]
-        speechless = np.array([not ties for _, ties in self._choices])[self._task[number]] & arrays.is_tie
-        single = arrays.num_outputs < 2
-        for mask, reason in ((speechless & ~single, "tie, and no template for ties"), (single, "one output only")):
+        wanted = np.array([choices.code for choices in self._choices[number]])[self._task[number]]
+        is_mute = (arrays.code & wanted) == 0
+        bare = (arrays.num_outputs < 2) & (arrays.code == 0)
+        for mask, reason in (
+            (is_mute & arrays.is_tie, "tie, and no template for ties"),
+            (is_mute & bare, "one output only"),
+            (is_mute & ~bare & ~arrays.is_tie, f"gives none of --chains {','.join(polarities)}"),
+        ):
             count = int(mask[source.indices].sum())
             if count:
                 self.dropped[source.name][reason] += count
-        return replace(source, indices=source.indices[~(speechless | single)[source.indices]])
+        return replace(source, indices=source.indices[~is_mute[source.indices]])
+
+    def _why(self) -> str:
+        return "; ".join(
+            f"{name}: {', '.join(f'{reason} {count}' for reason, count in reasons.items())}"
+            for name, reasons in self.dropped.items()
+            if reasons
+        )
 
     def _documents_per_pass(self, weights: Sequence[float] | None) -> Ints:
         sizes = np.array([len(source.indices) for source in self.sources], np.int64)
@@ -230,16 +195,29 @@ class Chains:
         counts[np.argsort(counts - exact, kind="stable")[: int(sizes.sum() - counts.sum())]] += 1  # largest remainders
         return counts
 
-    def _examples(self) -> list[Any]:
-        """Real chains to try the law of pieces on: sixteen groups of each source, in the templates in turn."""
-        examples = []
-        for source in self.sources:
-            for number, index in enumerate(source.indices[:16].tolist()):
-                group = source.store.group(index)
-                template = self.table.templates[number * 7 % len(self.table.templates)]
-                outputs = [group.outputs[n % len(group.outputs)] for n in range(len(template.outputs))]
-                examples.append(chain(template, group_prompt(group, self.family), outputs))
-        return examples
+    def _examples(self) -> list[list[Segment]]:
+        """Real chains to try the law of pieces on: groups of each source, in the templates that are drawn for them."""
+        found = []
+        rng = generator(0, "examples")
+        for number, source in enumerate(self.sources):
+            group = source.indices[:64]
+            if len(group):
+                template, outputs = self._draw(np.full(len(group), number), group, rng)
+                found += [self._segments(number, *drawn) for drawn in zip(group.tolist(), template.tolist(), outputs)]
+        return found
+
+    def _segments(self, source: int, group: int, template: int, outputs: Ints) -> list[Segment]:
+        """The text of one document, a segment for each of its cells but the first."""
+        read: FeedbackGroup = self.sources[source].store.group(group)
+        if read.verbatim:
+            return [
+                replace(segment, text=joined(" " if place else "", segment.text))
+                for place, segment in enumerate(read.verbatim)
+            ]
+        form, written = self.sources[source].form, self.table.templates[template]
+        texts = [read.outputs[output] for output in outputs[: len(written.outputs)].tolist()]
+        critique = read.critiques[int(outputs[0])] if read.critiques else ""
+        return chain(written, form.prompt(read), texts, critique)
 
     def window(self, epoch: int, window: int) -> ChainDocuments:
         """The documents of one window of a pass, without those that cannot fit a row."""
@@ -276,39 +254,31 @@ class Chains:
 
     def _draw(self, source: Ints, group: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """A template and the outputs for its slots, for every document."""
-        num = len(group)
-        pick, polarity, template_pick, swap = rng.random((4, num))
-        num_outputs, task = np.zeros(num, np.int64), np.zeros(num, np.int64)
-        better, worse, is_tie = np.zeros(num, np.int64), np.zeros(num, np.int64), np.zeros(num, bool)
+        template = np.zeros(len(group), np.int64)
+        outputs = np.full((len(group), self._sides.shape[1]), -1, np.int64)
+        most = (
+            max(
+                int(self._arrays[number].num_outputs[group[source == number]].max(initial=1))
+                for number in np.unique(source).tolist()
+            )
+            if len(group)
+            else 1
+        )
+        picks = rng.random((5 + (most if self.max_outputs > 2 else 0), len(group)))
         for number in np.unique(source).tolist():
-            mask = source == number
-            arrays, own = self._arrays[number], group[mask]
-            num_outputs[mask], task[mask] = arrays.num_outputs[own], self._task[number][own]
-            better[mask], worse[mask] = _two_of(num_outputs[mask], pick[mask])
-            is_tie[mask] = arrays.rank(own, better[mask]) == arrays.rank(own, worse[mask])
-        template = np.zeros(num, np.int64)
-        for task_number, found in enumerate(self._choices):
-            for tie in (0, 1):
-                mask = (task == task_number) & (is_tie == bool(tie))
-                if not mask.any():
-                    continue
-                choices = found[tie]
-                if not choices:  # tied outputs inside a longer ranking, and no words for ties: take its two ends
-                    better[mask], worse[mask] = 0, num_outputs[mask] - 1
-                    choices = found[0]
-                drawn = (polarity[mask] * len(choices)).astype(np.int64)
-                sizes = np.array([len(options) for options in choices])[drawn]
-                starts = np.array([options[0] for options in choices])[drawn]
-                template[mask] = starts + (template_pick[mask] * sizes).astype(np.int64)
-        flip = is_tie & (swap < 0.5)
-        better[flip], worse[flip] = worse[flip], better[flip]
-        by_slot = {"better": better, "first": better, "worse": worse, "second": worse}
-        outputs = np.full((num, 2), -1, np.int64)
-        for number in np.unique(template).tolist():
-            mask = template == number
-            for place, slot in enumerate(self.table.templates[number].outputs):
-                outputs[mask, place] = by_slot[slot][mask]
-        return template, outputs
+            arrays, task = self._arrays[number], self._task[number]
+            own = np.flatnonzero(source == number)
+            # Groups of one task that give the same kinds of chain are drawn together.
+            block = task[group[own]] << 16 | arrays.code[group[own]]
+            for code in np.unique(block).tolist():
+                which = own[block == code]
+                choices = self._choices[number][code >> 16]
+                drawn = Draw(arrays, choices, group[which], picks[:, which], self.max_outputs, outputs.shape[1])
+                template[which], outputs[which] = drawn.template, drawn.outputs
+                if code & code_of(["verbatim"]):
+                    template[which] = choices.templates["verbatim"][arrays.pattern[group[which]]]
+        sides = self._sides[template]
+        return template, np.where(sides >= 0, np.take_along_axis(outputs, np.maximum(sides, 0), axis=1), -1)
 
     def _measure(self, documents: ChainDocuments) -> NDArray[np.int32]:
         table, template = self.table, documents.template
@@ -325,18 +295,24 @@ class Chains:
 
     def _piece(self, documents: ChainDocuments, which: Any, cell: int, source: int) -> Any:
         """The piece numbers of one cell of these documents, all of one source."""
-        template, group = documents.template[which], documents.group[which]
-        kind, joint = (
-            self.table.kind[template, cell].astype(np.int64),
-            self.table.joint[template, cell].astype(np.int64),
+        template, group, pieces = documents.template[which], documents.group[which], self.pieces[source]
+        kind, joint, slot = (
+            array[template, cell].astype(np.int64) for array in (self.table.kind, self.table.joint, self.table.slot)
         )
-        pieces = self.pieces[source]
-        output = documents.outputs[which, np.maximum(kind - OUTPUT, 0)]
-        return np.where(kind == PROMPT, pieces.prompt(group, joint), pieces.output(group, output, joint))
+        output = documents.outputs[which, np.minimum(slot, documents.outputs.shape[1] - 1)]
+        return np.select(
+            [kind == PROMPT, kind == OUTPUT, kind == CRITIQUE],
+            [
+                pieces.prompt(group, joint),
+                pieces.output(group, output, joint),
+                pieces.critique(group, output, joint),
+            ],
+            pieces.verbatim(group, slot),
+        )
 
     def cell(self, documents: ChainDocuments, number: int, cell: int) -> Ids:
         """The ids of one cell of one document, before shortening and without end-of-text token."""
-        words = self.table.words[documents.template[number]][cell]
+        words = self.table.words[documents.template[number]].get(cell)
         if words is not None:
             return words
         source = int(documents.source[number])
@@ -344,10 +320,13 @@ class Chains:
 
     def _whole(self, documents: ChainDocuments, number: int) -> list[Ids]:
         """The cells of one document, encoded as one text."""
-        group = self.sources[documents.source[number]].store.group(int(documents.group[number]))
-        template = self.table.templates[documents.template[number]]
-        outputs = [group.outputs[output] for output in documents.outputs[number][: len(template.outputs)]]
-        cells = self.encoder.whole(chain(template, group_prompt(group, self.family), outputs))
+        segments = self._segments(
+            int(documents.source[number]),
+            int(documents.group[number]),
+            int(documents.template[number]),
+            documents.outputs[number],
+        )
+        cells = self.encoder.whole(segments)
         empty = np.zeros(0, np.int32)
         return [self.encoder.bos, *cells, *[empty] * (self.table.kind.shape[1] - len(cells) - 1)]
 
@@ -358,10 +337,10 @@ class Chains:
             self.capacity,
             table.prompt_cell[template],
             table.first_words[template],
-            table.num_droppable[template],
+            table.drop_stops[template],
         )
         prompts = np.take_along_axis(lengths - kept, np.maximum(table.prompt_cell[template], 0)[:, None], axis=1)[:, 0]
-        lost_outputs = ((kept == 0) & (lengths > 0) & (table.kind[template] >= OUTPUT)).any(axis=1)
+        lost_outputs = ((kept == 0) & (lengths > 0) & (table.kind[template] == OUTPUT)).any(axis=1)
         fits = ~too_long
         counts = Counter(
             {
@@ -381,10 +360,3 @@ class Chains:
             counts,
             whole,
         )
-
-
-def _two_of(num_outputs: Ints, pick: NDArray[np.float64]) -> tuple[Ints, Ints]:
-    """A pair first < second out of each range(n), all pairs equally likely, from one draw in [0, 1)."""
-    number = (pick * (num_outputs * (num_outputs - 1) // 2)).astype(np.int64)  # pairs counted by their second member
-    second = ((1 + np.sqrt(1 + 8 * number)) / 2).astype(np.int64)
-    return number - second * (second - 1) // 2, second

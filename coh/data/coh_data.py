@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from coh.data.chains import Chains, Source
-from coh.data.data_args import CoHDataArgs
+from coh.data.data_args import CoHDataArgs, spread
 from coh.data.encoding import Encoder
+from coh.data.forms import make_form
 from coh.data.plan import RowStream
 from coh.data.pretrain import Texts, load_texts
 from coh.data.records import FeedbackError
 from coh.data.sources import load_groups, parse_sources, split_groups
-from coh.data.templates import load_family
 
 __all__ = ["CoHDataArgs", "CoHDataset", "load_datasets"]
 
@@ -133,12 +133,23 @@ def load_datasets(
     Raises:
         FeedbackError: what a person has to mend in the data.
     """
-    encoder, family = Encoder(tokenizer, prepend_bos), load_family(args.templates)
     train_specs, eval_specs = parse_sources(args.feedback_data), parse_sources(args.eval_feedback_data or [])
+    forms = [make_form(family, args.prompt_format, tokenizer) for family in args.families(len(train_specs))]
+    forms += [forms[0]] * len(eval_specs)
+    encoder = Encoder(tokenizer, prepend_bos, forms[0].end_of_output, forms[0].border)
     splits = split_groups(
         [
-            load_groups(spec, feedback_format=args.feedback_format, cache_dir=cache_dir)
-            for spec in (*train_specs, *eval_specs)
+            load_groups(
+                spec,
+                feedback_format=feedback_format,
+                cache_dir=cache_dir,
+                tie_margin=args.tie_margin,
+                attributes=args.attributes,
+            )
+            for spec, feedback_format in zip(
+                (*train_specs, *eval_specs),
+                spread(args.feedback_format, len(train_specs)) + ["auto"] * len(eval_specs),
+            )
         ],
         test_size=args.webgpt_dataset_test_size,
         uses=["train" if eval_specs else "split"] * len(train_specs) + ["evaluation"] * len(eval_specs),
@@ -148,8 +159,8 @@ def load_datasets(
     for split in ("train", "validation", "test"):
         is_training = split == "train"
         sources = [
-            Source(part.name, part.store, part.indices, {**part.store.dropped, **dropped} if is_training else {})
-            for part, dropped in zip(getattr(splits, split), splits.dropped)
+            Source(part.name, part.store, part.indices, form, {**part.store.dropped, **dropped} if is_training else {})
+            for part, form, dropped in zip(getattr(splits, split), forms, splits.dropped)
         ]
         # Validation and test have the same sources, so that one list of names serves both.
         sources = sources[: len(train_specs)] if is_training or not eval_specs else sources[len(train_specs) :]
@@ -158,10 +169,10 @@ def load_datasets(
         # Evaluation asks the same of every run: its draws do not follow the seed, and it asks for what is always there.
         chains = Chains(
             sources,
-            family,
             encoder,
             polarities=args.chains,
             capacity=args.seq_length,
+            max_outputs=args.max_outputs,
             weights=args.feedback_weights if is_training else None,
             train_on=args.train_on if is_training else "all",
             seed=seed if is_training else 0,

@@ -1,15 +1,20 @@
 """The options that say which feedback and text a run learns from, and how they become rows."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from coh.arguments import ConfigError
+from coh.data.forms import PROMPT_FORMATS
 from coh.data.plan import PACKINGS
 from coh.data.records import FeedbackError
 from coh.data.sources import check_format, parse_sources
-from coh.data.templates import POLARITIES, load_family
+from coh.data.sources.scores import parse_attributes
+from coh.data.templates import POLARITIES, RANKINGS, Family, load_family
 
-CHAINS = tuple(polarity for polarity in POLARITIES if polarity != "tie")
+# Ties and rankings are worded where pairs are.
+CHAINS = tuple(polarity for polarity in POLARITIES if polarity not in ("tie", *RANKINGS.values()))
+MAX_OUTPUTS = 8  # a ranking of 8 has 127 patterns of ties, each with words of its own
 
 
 @dataclass
@@ -37,9 +42,23 @@ class CoHDataArgs:
             "sizes, as in the paper.",
         },
     )
-    feedback_format: str = field(
-        default="auto",
-        metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."},
+    feedback_format: list[str] = field(
+        default_factory=lambda: ["auto"],
+        metadata={
+            "help": "Format of all feedback that is no built-in name, or one for each source; auto finds it from the "
+            "columns."
+        },
+    )
+    tie_margin: float = field(
+        default=0.0,
+        metadata={"help": "Scores that differ by no more than this are a tie; in the units of the scores."},
+    )
+    attributes: list[str] = field(
+        default_factory=lambda: ["helpfulness"],
+        metadata={
+            "help": "Attributes that make the score of rows rated by attributes (HelpSteer), with weights if several "
+            "count: helpfulness=0.7,verbosity=-0.3."
+        },
     )
     eval_feedback_data: list[str] | None = field(
         default=None,
@@ -73,19 +92,34 @@ class CoHDataArgs:
         default=1.0,
         metadata={"help": "Pretraining rows per feedback row; 1 measures both losses equally well (the paper took 4)."},
     )
-    templates: str = field(
-        default="prose",
+    templates: list[str] = field(
+        default_factory=lambda: ["prose"],
         metadata={
-            "help": "Words around the outputs: prose, marker, marker_varied or a YAML file; prose varies most, "
-            "which served the paper best."
+            "help": "Words around the outputs: prose, marker, marker_varied or a YAML file, for all sources or one for "
+            "each; prose varies most, which served the paper best. The first is what steers the model afterwards."
+        },
+    )
+    prompt_format: Literal["plain", "chat"] = field(
+        default="plain",
+        metadata={
+            "help": "How prompts are written: plain, with the templates' role names, or chat, by the tokenizer's own "
+            "chat template, with the feedback words behind its generation prompt (for chat models)."
         },
     )
     chains: list[str] = field(
-        default_factory=lambda: ["p", "n", "pn", "np"],
+        default_factory=lambda: ["p", "n", "pn", "np", "critique", "refine", "revision"],
         metadata={
-            "help": "Kinds of chain, drawn equally often: p one better output, n one worse, pn and np both in "
-            "that order, question which is "
-            "better (prose only). p alone is supervised fine-tuning."
+            "help": "Kinds of chain, drawn equally often from those that a group gives: p one better output, n one "
+            "worse, pn and np both in that order, question which is better (prose only); critique an output behind "
+            "what was said of it, refine a worse output, what was said, a better one, revision the same where the "
+            "better one was written from it. p alone is supervised fine-tuning."
+        },
+    )
+    max_outputs: int = field(
+        default=2,
+        metadata={
+            "help": f"Most outputs of a pn or np chain, up to {MAX_OUTPUTS}; above 2, rankings are chains from best to "
+            "worst or back. Rows must be long enough for them."
         },
     )
     train_on: Literal["all", "last"] = field(
@@ -107,6 +141,9 @@ class CoHDataArgs:
     )
 
     def __post_init__(self) -> None:
+        for name in ("feedback_data", "feedback_format", "eval_feedback_data", "attributes", "templates", "chains"):
+            if isinstance(getattr(self, name), str):  # CoHDataArgs(templates="marker") in Python
+                setattr(self, name, [getattr(self, name)])
         problems = []
         if self.seq_length < 16:
             problems.append(f"--seq_length {self.seq_length}: a row needs 16 tokens or more.")
@@ -118,13 +155,17 @@ class CoHDataArgs:
                 continue
             if name == "feedback_data":
                 problems += self._weight_problems(len(specs))
+                problems += self._count_problems(len(specs))
         if not self.feedback_data:
             problems.append("--feedback_data is empty: name at least one source.")
-        if self.feedback_format != "auto":
-            try:
-                check_format(self.feedback_format)
-            except FeedbackError as error:
-                problems.append(f"--feedback_format: {error}")
+        problems += [f"--feedback_format: {fault}" for fault in _faults(_check_formats, self.feedback_format)]
+        problems += [f"--attributes: {fault}" for fault in _faults(parse_attributes, self.attributes)]
+        if not 0 <= self.tie_margin < float("inf"):
+            problems.append(f"--tie_margin {self.tie_margin}: give a number of 0 or more.")
+        if not 2 <= self.max_outputs <= MAX_OUTPUTS:
+            problems.append(f"--max_outputs {self.max_outputs}: give a number from 2 to {MAX_OUTPUTS}.")
+        if self.prompt_format not in PROMPT_FORMATS:
+            problems.append(f"--prompt_format {self.prompt_format}: give one of {', '.join(PROMPT_FORMATS)}.")
         if not 0 <= self.webgpt_dataset_test_size < 1:
             problems.append(
                 f"--webgpt_dataset_test_size {self.webgpt_dataset_test_size}: give a share from 0 to below 1."
@@ -142,14 +183,7 @@ class CoHDataArgs:
             problems.append(f"--chains {','.join(self.chains) or '(empty)'}: give one or more kinds, each once.")
         if self.packing not in PACKINGS:
             problems.append(f"--packing {self.packing}: give one of {', '.join(PACKINGS)}.")
-        try:
-            family = load_family(self.templates)
-            if not problems and not any(family.choices("general", kind) for kind in self.chains):
-                problems.append(
-                    f"--chains {','.join(self.chains)}: templates {self.templates} have none of these for general."
-                )
-        except FeedbackError as error:
-            problems += [f"--templates: {line.strip()}" for line in str(error).split("\n")]
+        problems += self._template_problems(is_sound=not problems)
         if problems:
             raise ConfigError(problems)
 
@@ -167,6 +201,53 @@ class CoHDataArgs:
             return [f"--feedback_weights {given}: give numbers of 0 or more, at least one above 0."]
         return []
 
+    def _count_problems(self, num_sources: int) -> list[str]:
+        return [
+            f"--{name} {','.join(given)}: {len(given)} for {num_sources} sources, give one for all or one each (sample "
+            f"counts as four)."
+            for name, given in (("templates", self.templates), ("feedback_format", self.feedback_format))
+            if len(given) not in (1, num_sources)
+        ]
+
+    def _template_problems(self, is_sound: bool) -> list[str]:
+        problems = []
+        for name in dict.fromkeys(self.templates):
+            try:
+                family = load_family(name)
+            except FeedbackError as error:
+                problems += [f"--templates: {line.strip()}" for line in str(error).split("\n")]
+                continue
+            if is_sound and not any(family.choices("general", kind) for kind in self.chains):
+                problems.append(f"--chains {','.join(self.chains)}: templates {name} have none of these for general.")
+        return problems
+
+    def families(self, num_sources: int) -> list[Family]:
+        """The words of each source."""
+        return [load_family(name) for name in spread(self.templates, num_sources)]
+
     @property
     def has_pretrain(self) -> bool:
         return self.pretrain_data != "none" and self.pretrain_ratio > 0
+
+
+def spread(values: Sequence[str], num_sources: int) -> list[str]:
+    """One value for each source, where one may stand for all.
+
+    >>> spread(["prose"], 3)
+    ['prose', 'prose', 'prose']
+    """
+    return list(values) * num_sources if len(values) == 1 else list(values)
+
+
+def _check_formats(names: Sequence[str]) -> None:
+    for name in names:
+        if name != "auto":
+            check_format(name)
+
+
+def _faults(check: Callable[[Any], Any], value: Any) -> list[str]:
+    try:
+        check(value)
+    except FeedbackError as error:
+        return str(error).split("\n")
+    return []

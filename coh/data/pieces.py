@@ -1,20 +1,23 @@
-"""Every piece of text encoded once: prompts and outputs as ids in an Arrow table that stays on disk.
+"""Every piece of text encoded once: prompts, outputs and critiques as ids in an Arrow table that stays on disk.
 
-A group has one piece per way its prompt is joined to the words in front of it, then one per output and way. Reading a
-piece is a slice of the memory map; lengths are known for all pieces at once, from Arrow's offsets.
+A group has one piece per way its prompt is joined to the words in front of it, then one per output and way, one per
+critique and way, and one per segment of a chain that brings its own words. Reading a piece is a slice of the memory
+map; lengths are known for all pieces at once, from Arrow's offsets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coh.data.records import Message
+from coh.data.records import Message, joined
 
-VERSION = 1  # part of the cache's key: raise it when the same input gives other pieces
+Ints = NDArray[np.int64]
+
+VERSION = 2  # part of the cache's key: raise it when the same input gives other pieces
 
 
 class IdTable:
@@ -58,46 +61,61 @@ def encode_column(dataset: Any, texts: Any, encoder: Any, cache_key: Sequence[An
     )
 
 
+class Joints(NamedTuple):
+    """The kinds of white space that templates put in front of prompts, outputs and critiques."""
+
+    prompt: tuple[str, ...]
+    output: tuple[str, ...]
+    critique: tuple[str, ...]
+
+
 class GroupPieces:
     """The pieces of a source's groups.
 
     Args:
         dataset: the group store (columns `prompt`, `outputs`, `task` and others).
-        prompt_of: gives the prompt's text for (messages, task).
-        prompt_joints, output_joints: the kinds of white space that templates put in front of prompts and outputs.
+        form: how prompts are written.
+        joints: what the templates need.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        encoder: Any,
-        prompt_of: Any,
-        prompt_joints: Sequence[str],
-        output_joints: Sequence[str],
-        roles: Any,
-    ) -> None:
-        self.prompt_joints, self.output_joints = tuple(prompt_joints), tuple(output_joints)
+    def __init__(self, dataset: Any, encoder: Any, form: Any, joints: Joints) -> None:
+        self.joints = joints
+        columns = ("prompt", "task", "outputs", "critiques", "verbatim")
 
         def texts(batch: dict[str, list[Any]]) -> list[str]:
             found: list[str] = []
-            for messages, task, outputs in zip(batch["prompt"], batch["task"], batch["outputs"]):
-                prompt = prompt_of([Message(**turn) for turn in messages], task)
-                found += [joint + prompt if prompt else "" for joint in self.prompt_joints]
-                found += [joint + output for joint in self.output_joints for output in outputs]
+            for messages, task, outputs, critiques, verbatim in zip(*(batch[column] for column in columns)):
+                prompt = form.write([Message(**turn) for turn in messages], task) if joints.prompt else ""
+                found += [joined(joint, prompt) if prompt else "" for joint in joints.prompt]
+                found += [joined(joint, output) for joint in joints.output for output in outputs]
+                said = critiques or [""] * len(outputs)
+                found += [joint + words if words else "" for joint in joints.critique for words in said]
+                found += [joined(" " if place else "", part["text"]) for place, part in enumerate(verbatim)]
             return found
 
-        cache_key = ["groups", self.prompt_joints, self.output_joints, sorted(dict(roles).items())]
-        self.table = encode_column(dataset, texts, encoder, cache_key, "Encoding feedback")
+        self.table = encode_column(dataset, texts, encoder, ["groups", *joints, form.key], "Encoding feedback")
         import pyarrow.compute as pc
 
-        self.num_outputs = counts = pc.list_value_length(dataset.data.column("outputs")).to_numpy().astype(np.int64)
-        sizes = len(self.prompt_joints) + len(self.output_joints) * counts
+        self._num_outputs, num_verbatim = (
+            pc.list_value_length(dataset.data.column(column)).to_numpy().astype(np.int64)
+            for column in ("outputs", "verbatim")
+        )
+        per_output = len(joints.output) + len(joints.critique)
+        sizes = len(joints.prompt) + per_output * self._num_outputs + num_verbatim
         self._first = np.cumsum(sizes) - sizes
 
-    def prompt(self, group: NDArray[np.int64], joint: int) -> NDArray[np.int64]:
+    def prompt(self, group: Ints, joint: Ints) -> Ints:
         """The piece numbers of these groups' prompts."""
         return self._first[group] + joint
 
-    def output(self, group: NDArray[np.int64], output: NDArray[np.int64], joint: int) -> NDArray[np.int64]:
+    def output(self, group: Ints, output: Ints, joint: Ints | int) -> Ints:
         """The piece numbers of one output of each of these groups."""
-        return self._first[group] + len(self.prompt_joints) + joint * self.num_outputs[group] + output
+        return self._first[group] + len(self.joints.prompt) + joint * self._num_outputs[group] + output
+
+    def critique(self, group: Ints, output: Ints, joint: Ints) -> Ints:
+        """The piece numbers of what was said of one output of each of these groups."""
+        return self.output(group, output, len(self.joints.output) + joint)
+
+    def verbatim(self, group: Ints, segment: Ints) -> Ints:
+        """The piece numbers of one segment of each of these groups' own chains."""
+        return self.output(group, segment, len(self.joints.output) + len(self.joints.critique))

@@ -1,0 +1,261 @@
+"""Which kinds of chain a group gives, and the drawing of one: kind, template and outputs, for many groups at once.
+
+In: what is known of a store's groups without reading any text. Out: arrays, one entry a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coh.data.plan import Ints
+from coh.data.table import Entry
+from coh.data.templates import RANKINGS, Family, Template
+
+# Bit k of a group's code says whether it gives chains of kind k.
+KINDS = ("p", "n", "pn", "np", "question", "critique", "refine", "revision", "tie", "verbatim")
+PAIRS = ("pn", "np", "question")
+
+
+def code_of(kinds: Sequence[str]) -> int:
+    return sum(1 << KINDS.index(kind) for kind in kinds)
+
+
+class GroupArrays:
+    """What is known of all groups of a store at once, without reading any text.
+
+    `code` has a bit for each kind of chain that a group gives.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        import pyarrow.compute as pc
+
+        columns = dataset.data
+        tasks = pc.dictionary_encode(columns.column("task")).combine_chunks()
+        self.tasks: list[str] = tasks.dictionary.to_pylist()
+        self.task = tasks.indices.to_numpy()
+        self.num_outputs = pc.list_value_length(columns.column("ranks")).to_numpy().astype(np.int64)
+        self._ranks = pc.list_flatten(columns.column("ranks")).to_numpy()
+        self._first = np.cumsum(self.num_outputs) - self.num_outputs
+        self.is_tie = (self.num_outputs > 1) & (self.rank(np.arange(len(self.task)), self.num_outputs - 1) == 1)
+        has_critique = self._has_critique(columns.column("critiques"))
+        self._critiqued = _Picks(has_critique, self._first, self.num_outputs)
+        self._refinable = _Picks(has_critique & (self._ranks > 1), self._first, self.num_outputs)
+        verdict = columns.column("is_good")
+        patterns = [tuple(is_target) for is_target in _flags(columns.column("verbatim"))]
+        self.patterns = sorted(set(patterns) - {()})
+        self.pattern = np.array([self.patterns.index(pattern) if pattern else -1 for pattern in patterns], np.int64)
+        self.code = self._codes(
+            is_good=pc.fill_null(verdict, False).to_numpy(),
+            is_bad=~pc.fill_null(verdict, True).to_numpy(),
+            is_revision=pc.is_valid(columns.column("revision")).to_numpy(),
+            says_of_last=has_critique[self._first + self.num_outputs - 1],
+        )
+
+    def rank(self, group: Ints, output: Ints) -> NDArray[np.int32]:
+        """The rank of one output of each of these groups."""
+        return self._ranks[self._first[group] + output]
+
+    def num_better(self, group: Ints, output: Ints) -> Ints:
+        """How many outputs are ranked above this one, in each of these groups."""
+        flat = np.arange(len(self._ranks))
+        is_new = np.append(True, self._ranks[1:] != self._ranks[:-1])
+        is_new[self._first] = True
+        return np.maximum.accumulate(np.where(is_new, flat, 0))[self._first[group] + output] - self._first[group]
+
+    def critiqued(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
+        """One output of each group of which something was said."""
+        return self._critiqued(group, pick)
+
+    def refinable(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
+        """One output of each group of which something was said, and to which another was preferred."""
+        return self._refinable(group, pick)
+
+    def _has_critique(self, critiques: Any) -> NDArray[np.bool_]:
+        import pyarrow.compute as pc
+
+        of_group = pc.list_value_length(critiques).to_numpy() > 0
+        found = np.zeros(len(self._ranks), bool)
+        lengths = pc.binary_length(pc.list_flatten(critiques))
+        found[np.repeat(of_group, self.num_outputs)] = pc.fill_null(lengths, 0).to_numpy() > 0
+        return found
+
+    def _codes(self, *, is_good: Any, is_bad: Any, is_revision: Any, says_of_last: Any) -> Ints:
+        is_compared = (self.num_outputs > 1) & ~self.is_tie
+        gives = dict.fromkeys(PAIRS, is_compared) | {
+            "p": is_compared | is_good,
+            "n": is_compared | is_bad,
+            "tie": self.is_tie,
+            "critique": self._critiqued.count > 0,
+            "refine": (self._refinable.count > 0) & ~is_revision,
+            "revision": is_revision & says_of_last,
+        }
+        code = sum(mask.astype(np.int64) << KINDS.index(kind) for kind, mask in gives.items())
+        return np.where(self.pattern >= 0, code_of(["verbatim"]), code)
+
+
+class _Picks:
+    """Some of the outputs of each group, and one of them for a draw."""
+
+    def __init__(self, mask: NDArray[np.bool_], first: Ints, num_outputs: Ints) -> None:
+        self._flat = np.flatnonzero(mask)
+        before = np.append(0, np.cumsum(mask))
+        self._start = before[first]
+        self._first = first
+        self.count = before[first + num_outputs] - self._start
+
+    def __call__(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
+        chosen = self._start[group] + (pick * self.count[group]).astype(np.int64)
+        return self._flat[chosen] - self._first[group]
+
+
+def _flags(verbatim: Any) -> list[list[bool]]:
+    """Of each group, whether the segments of its own chain are targets."""
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(verbatim).to_numpy()
+    if not lengths.any():
+        return [[]] * len(lengths)
+    flat = pc.struct_field(pc.list_flatten(verbatim), "is_target").to_pylist()
+    ends = np.cumsum(lengths)
+    return [flat[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist())]
+
+
+@dataclass
+class Choices:
+    """The numbers of the templates that may be drawn for one task, by kind.
+
+    `rankings` has them for every number of outputs and every pattern of ties, as (patterns, templates).
+    """
+
+    templates: dict[str, Ints] = field(default_factory=dict)
+    rankings: dict[str, dict[int, Ints]] = field(default_factory=dict)
+
+    @property
+    def code(self) -> int:
+        return code_of(list(self.templates))
+
+
+def choices_for(task: str, family: Family, kinds: Sequence[str], max_outputs: int, entries: list[Entry]) -> Choices:
+    """The templates of a family for a task, which are added to the entries of the table."""
+    found = Choices()
+    ends_each = family.eos == "each"
+
+    def add(templates: Sequence[Template]) -> Ints:
+        start = len(entries)
+        entries.extend(Entry(template, ends_each) for template in templates)
+        return np.arange(start, len(entries))
+
+    with_ties = [*kinds, "tie"] if set(kinds) & set(PAIRS) else kinds
+    for kind in with_ties:
+        if family.choices(task, kind):
+            found.templates[kind] = add(family.choices(task, kind))
+        rankings = family.choices(task, RANKINGS[kind]) if kind in RANKINGS else ()
+        if not rankings or max_outputs < 3:
+            continue
+        found.rankings[kind] = {}
+        for num_outputs in range(3, max_outputs + 1):
+            # In the order of their numbers: bit k of a pattern says that output k + 1 is as good as output k.
+            patterns = [ties[::-1] for ties in product((False, True), repeat=num_outputs - 1)][:-1]
+            found.rankings[kind][num_outputs] = np.array(
+                [add([one.ranking(ties) for one in rankings]) for ties in patterns]
+            )
+    return found
+
+
+class Draw:
+    """A template and outputs for every one of these groups, all of which give the same kinds of chain.
+
+    Args:
+        picks: (5 + outputs of the largest group, groups) numbers in [0, 1).
+        width: columns of `outputs`, at least as many as any template has outputs.
+
+    `template` is (groups,) the number of a template; `outputs` is (groups, width) which outputs of the group are drawn,
+    of a pair the better and the worse one, of a ranking those of its text in order; -1 for none.
+    """
+
+    def __init__(
+        self,
+        arrays: GroupArrays,
+        choices: Choices,
+        group: Ints,
+        picks: NDArray[np.float64],
+        max_outputs: int,
+        width: int,
+    ) -> None:
+        self._arrays, self._choices, self._max_outputs = arrays, choices, max_outputs
+        self._group, self._picks = group, picks
+        self.template = np.zeros(len(group), np.int64)
+        self.outputs = np.full((len(group), width), -1, np.int64)
+        code = int(arrays.code[group[0]]) & choices.code
+        kinds = [kind for place, kind in enumerate(KINDS) if code >> place & 1]
+        drawn = (picks[0] * len(kinds)).astype(np.int64)
+        for number, kind in enumerate(kinds):
+            places = np.flatnonzero(drawn == number)
+            if kind in choices.rankings:
+                is_long = arrays.num_outputs[group[places]] > 2
+                tied = self._rankings(kind, places[is_long])
+                places = np.concatenate([places[~is_long], tied])
+            self._pairs(kind, places)
+
+    def _rankings(self, kind: str, places: Ints) -> Ints:
+        """Draws chains of three outputs and more; gives the places where all outputs drawn are tied."""
+        left = []
+        sizes = np.minimum(self._arrays.num_outputs[self._group[places]], self._max_outputs)
+        for size in np.unique(sizes).tolist():
+            own = places[sizes == size]
+            group = self._group[own]
+            # The outputs with the smallest numbers are taken, best first.
+            numbers = self._picks[5:, own].T.copy()
+            numbers[np.arange(numbers.shape[1]) >= self._arrays.num_outputs[group][:, None]] = 2
+            chosen = np.sort(np.argsort(numbers, axis=1, kind="stable")[:, :size], axis=1)
+            chosen = chosen if kind == "pn" else chosen[:, ::-1]
+            rank = self._arrays.rank(group[:, None], chosen)
+            pattern = ((rank[:, 1:] == rank[:, :-1]) << np.arange(size - 1)).sum(axis=1)
+            is_tied = pattern == (1 << size - 1) - 1
+            left.append(own[is_tied])
+            own, chosen, pattern = own[~is_tied], chosen[~is_tied], pattern[~is_tied]
+            options = self._choices.rankings[kind][size]
+            self.template[own] = options[pattern, (self._picks[2, own] * options.shape[1]).astype(np.int64)]
+            self.outputs[own, :size] = chosen
+        return np.concatenate(left) if left else places[:0]
+
+    def _pairs(self, kind: str, places: Ints) -> None:
+        """Draws chains of one output or two."""
+        group, pick, swap = self._group[places], self._picks[1, places], self._picks[3, places]
+        better, worse = np.zeros(len(group), np.int64), np.zeros(len(group), np.int64)
+        is_tie = np.zeros(len(group), bool)
+        num_outputs = self._arrays.num_outputs[group]
+        if kind == "critique":
+            better = self._arrays.critiqued(group, pick)
+        elif kind == "refine":
+            worse = self._arrays.refinable(group, pick)
+            better = (swap * self._arrays.num_better(group, worse)).astype(np.int64)
+        elif kind == "revision":
+            worse = num_outputs - 1
+        elif kind != "verbatim":
+            several = num_outputs > 1
+            better[several], worse[several] = two_of(num_outputs[several], pick[several])
+            is_tie = several & (self._arrays.rank(group, better) == self._arrays.rank(group, worse))
+            if "tie" not in self._choices.templates:  # tied outputs of a ranking, and no words for it: take its ends
+                better[is_tie], worse[is_tie] = 0, num_outputs[is_tie] - 1
+                is_tie[:] = False
+            flip = is_tie & (swap < 0.5)
+            better[flip], worse[flip] = worse[flip], better[flip]
+        for mask, name in ((~is_tie, kind), (is_tie, "tie")):
+            if mask.any():
+                options = self._choices.templates[name]
+                self.template[places[mask]] = options[(self._picks[2, places[mask]] * len(options)).astype(np.int64)]
+        self.outputs[places, 0], self.outputs[places, 1] = better, worse
+
+
+def two_of(num_outputs: Ints, pick: NDArray[np.float64]) -> tuple[Ints, Ints]:
+    """A pair first < second out of each range(n), all pairs equally likely, from one draw in [0, 1)."""
+    number = (pick * (num_outputs * (num_outputs - 1) // 2)).astype(np.int64)  # pairs counted by their second member
+    second = ((1 + np.sqrt(1 + 8 * number)) / 2).astype(np.int64)
+    return number - second * (second - 1) // 2, second

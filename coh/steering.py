@@ -1,0 +1,110 @@
+"""The words of a trained model, ready for its tokenizer: prompts to continue and documents to score, as ids.
+
+Both are built by the code that builds training rows, so a prompt's ids are the beginning of such a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coh.data.encoding import Encoder
+from coh.data.forms import Form, make_form
+from coh.data.hindsight import chain, opening, revising_template, steering_template
+from coh.data.records import (
+    TASKS,
+    Document,
+    FeedbackError,
+    FeedbackGroup,
+    Message,
+    Segment,
+    as_messages,
+    clean_output,
+)
+from coh.data.templates import Template
+from coh.saved import Words
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What is needed to speak to a model in the words it was taught."""
+
+    words: Words
+    form: Form
+    encoder: Encoder
+
+    @classmethod
+    def of(cls, words: Words, tokenizer: Any) -> Steering:
+        """The words of a model, with its tokenizer."""
+        form = make_form(words.family, words.prompt_format, tokenizer)
+        return cls(words, form, Encoder(tokenizer, words.prepend_bos, form.end_of_output, form.border))
+
+    @property
+    def end_of_output(self) -> int:
+        """The token that ends an output."""
+        return int(self.encoder.eos[0])
+
+    def prompt_ids(self, prompt: str | Sequence[Message], feedback: str = "good", task: str | None = None) -> list[int]:
+        """The ids that a model continues with an output of that quality.
+
+        Args:
+            prompt: a text, or the turns of a conversation.
+            feedback: "good", "bad", the name of a template, or any words.
+            task: whose words are used where templates tell tasks apart; by default the one the model saw most, or that
+                of conversations for a prompt of several turns, where the model saw any.
+
+        Raises:
+            FeedbackError: there are no such words.
+        """
+        task = self._task(task, prompt)
+        template = self._template(feedback, task)
+        return self._ids(template, opening(template, self._text(prompt, task)))
+
+    def revising_ids(
+        self, prompt: str | Sequence[Message], earlier: Sequence[str], task: str | None = None
+    ) -> list[int]:
+        """The ids that a model continues with an output better than these earlier ones, which stand worst first.
+
+        Where the templates have no words for so many, the last one stands alone.
+        """
+        task = self._task(task, prompt)
+        template = revising_template(self.form.family, task, len(earlier))
+        shown = earlier[-(len(template.outputs) - 1) :]
+        return self._ids(template, opening(template, self._text(prompt, task), shown))
+
+    def documents(self, group: FeedbackGroup, feedback: str) -> list[Document]:
+        """One document per output of a group: prompt, words, output, end of output."""
+        return self.output_documents(group.prompt, group.outputs, feedback, group.task)
+
+    def output_documents(
+        self, prompt: str | Sequence[Message], outputs: Sequence[str], feedback: str, task: str | None = None
+    ) -> list[Document]:
+        """The same for any outputs; they may be empty or alike, as those of a model sometimes are."""
+        task = self._task(task, prompt)
+        template, text = self._template(feedback, task), self._text(prompt, task)
+        if len(template.outputs) != 1 or template.polarity == "critique":
+            raise FeedbackError(f"template {template.name} is not for one output: choose one of p or n")
+        documents = []
+        for output in outputs:
+            segments = chain(template, text, [clean_output(output)])
+            documents.append(self.encoder.document(segments, "", [part.is_target for part in segments]))
+        return documents
+
+    def _task(self, task: str | None, prompt: str | Sequence[Message]) -> str:
+        if task is not None and task not in TASKS:
+            raise FeedbackError(f"task {task!r} is not one of {', '.join(TASKS)}")
+        turns = [] if isinstance(prompt, str) else [turn for turn in prompt if turn.role != "system"]
+        by_turns = "conversation" if len(turns) > 1 and "conversation" in self.words.tasks else None
+        return task or by_turns or self.words.tasks[0]
+
+    def _template(self, feedback: str, task: str) -> Template:
+        return steering_template(self.form.family, task, feedback, self.form.lead)
+
+    def _text(self, prompt: str | Sequence[Message], task: str) -> str:
+        return self.form.write(as_messages(prompt), task)
+
+    def _ids(self, template: Template, segments: Sequence[Segment]) -> list[int]:
+        """The ids of the beginning of a chain; outputs that stand in it end as they do in training."""
+        ends = [part.is_target and self.form.family.eos == "each" for part in segments]
+        return list(self.encoder.document(segments, "", ends).input_ids)
