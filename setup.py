@@ -52,6 +52,7 @@ setup(
     entry_points={
         "console_scripts": [
             "coh-train=coh.coh_train:main",
+            "coh-preview=coh.preview:main",
             "coh-generate=coh.generate:main",
             "coh-evaluate=coh.evaluate:main",
         ]

@@ -6,85 +6,25 @@ python -m coh.coh_train --model_name gpt2 --feedback_data hh_rlhf --output_dir o
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from transformers import set_seed
 
-from coh.arguments import ConfigError, parse
+from coh.arguments import parse
+from coh.chat_template import save_for_others
 from coh.data.coh_data import CoHDataArgs, CoHDataset, load_datasets
 from coh.data.collator import collate
 from coh.data.records import FeedbackError
 from coh.data.summary import summarize, table
 from coh.data.templates import load_family
+from coh.experiment import ExperimentArgs, cross_problems
 from coh.masking import MaskingError, check_isolation
-from coh.modeling import DTYPES, ModelError, has_fast_bf16, load_config, load_model, load_tokenizer, problems_of
+from coh.modeling import ModelError, has_fast_bf16, load_model, load_tokenizer
 from coh.saved import Words, save_words
 from coh.trainer import CoHTrainArgs, CoHTrainer, RunError
 
 logger = logging.getLogger("coh")
-
-
-@dataclass
-class ExperimentArgs:
-    """Which model, and how the run is named."""
-
-    model_name: str = field(
-        default="gpt2",
-        metadata={
-            "help": "Hub id, folder or .gguf file of a causal language model; the default is small enough to try "
-            "things."
-        },
-    )
-    tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Tokenizer, where it does not lie with the model."}
-    )
-    cache_dir: str | None = field(
-        default=None,
-        metadata={"help": "Where downloads and prepared data are kept; by default the Hugging Face caches."},
-    )
-    attn_implementation: str | None = field(
-        default=None,
-        metadata={
-            "help": "Attention of transformers: sdpa, eager, flash_attention_2, ...; by default the model's own "
-            "choice, sdpa for most."
-        },
-    )
-    dtype: str = field(
-        default="float32",
-        metadata={
-            "help": f"Number format of the weights, one of {', '.join(DTYPES)}; float32 keeps small updates, and "
-            f"--bf16 computes fast all the same."
-        },
-    )
-    wandb_project_name: str | None = field(
-        default=None, metadata={"help": "Project of the run in W&B, with --report_to wandb."}
-    )
-    wandb_run_name: str | None = field(
-        default=None, metadata={"help": "Name of the run in W&B; by default --run_name."}
-    )
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.model_name.strip():
-            problems.append("--model_name is empty: give a hub id, a folder or a .gguf file.")
-        if self.dtype not in DTYPES:
-            problems.append(f"--dtype {self.dtype}: give one of {', '.join(DTYPES)}.")
-        if problems:
-            raise ConfigError(problems)
-
-
-def cross_problems(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> list[str]:
-    """What is wrong between the options: model, tokenizer and data against each other, before weights load."""
-    try:
-        config = load_config(experiment.model_name, experiment.cache_dir)
-        tokenizer = load_tokenizer(experiment.tokenizer_name or experiment.model_name, experiment.cache_dir)
-    except ModelError as error:
-        return [str(error)]
-    problems = problems_of(config, tokenizer, data.seq_length)
-    if train.prepend_bos and tokenizer.bos_token_id is None:
-        problems.append("--prepend_bos: the tokenizer has no bos_token; leave the option out.")
-    return problems
 
 
 def fit_length(dataset: CoHDataset, train: CoHTrainArgs) -> None:
@@ -99,13 +39,17 @@ def fit_length(dataset: CoHDataset, train: CoHTrainArgs) -> None:
 
 
 def save_result(trainer: CoHTrainer, experiment: ExperimentArgs, data: CoHDataArgs, summary: dict[str, Any]) -> None:
-    """The model as a plain Hugging Face folder, and `coh.json` beside it."""
+    """The model as a plain Hugging Face folder that steers wherever it is served, and `coh.json` beside it."""
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        words = Words(load_family(data.templates), trainer.args.prepend_bos, tuple(summary["tasks"]))
+        words = Words(
+            load_family(data.templates[0]), trainer.args.prepend_bos, tuple(summary["tasks"]), data.prompt_format
+        )
         arguments = {**asdict(experiment), **asdict(data), **trainer.args.to_dict()}
         save_words(trainer.args.output_dir, words, data=summary, arguments=arguments)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_for_others(trainer.args.output_dir, words, trainer.processing_class, model.generation_config)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -170,6 +114,8 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> N
         metrics = trainer.evaluate(test, metric_key_prefix="test")
         trainer.log_metrics("test", metrics)
         trainer.save_metrics("test", metrics)
+    trainer.accelerator.wait_for_everyone()  # a process that leaves early may abort those that still talk to it
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

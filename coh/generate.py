@@ -1,165 +1,207 @@
-"""Steer: outputs for a prompt, under good or under bad words.
+"""Steer: outputs for prompts, under good words, bad words or any others.
 
     python -m coh.generate --model DIR --prompt "Why is the sky blue?" --feedback good
+    python -m coh.generate --model DIR --input prompts.jsonl --output answers.jsonl
+    python -m coh.generate --model DIR --interactive
 
-The prompt is built by the code that builds training rows, so its ids are the beginning of such a row.
+The prompt is built by the code that builds training rows, so its ids are the beginning of such a row. A file of prompts
+is answered batch by batch; a run that was stopped goes on where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from coh.arguments import parse
+from coh.chatting import Chat, talk
+from coh.data.draws import key
+from coh.data.records import FeedbackError
+from coh.generate_args import GenerateArgs
+from coh.generation import check_room, generate_outputs
+from coh.modeling import load_config, load_tokenizer
+from coh.rows import PromptRow, as_prompt, read_prompts
+from coh.saved import load_words
+from coh.steered import Request, SteeredModel, load
+from coh.steering import Steering
 
-from coh.arguments import ConfigError, parse
-from coh.data.encoding import Encoder
-from coh.data.hindsight import opening, prompt_text, steering_template
-from coh.data.records import TASKS, Message, as_messages
-from coh.modeling import DTYPES, ModelError, load_model, load_tokenizer
-from coh.saved import Words, load_words
-
-
-@dataclass
-class GenerateArgs:
-    """What is asked of a trained model."""
-
-    model: str = field(
-        metadata={"help": "Folder of a trained model, or a hub id; its coh.json tells the words it was taught."}
-    )
-    prompt: str = field(metadata={"help": "What the output is for, as plain text."})
-    feedback: Literal["good", "bad"] = field(
-        default="good",
-        metadata={"help": "Which words stand in front of the output: those of good outputs or of bad ones."},
-    )
-    task: Literal["general", "answer", "summary", "conversation"] | None = field(
-        default=None,
-        metadata={
-            "help": "Whose words are used, where the templates tell tasks apart; by default the task that the "
-            "model saw most."
-        },
-    )
-    templates: str | None = field(
-        default=None,
-        metadata={"help": "Other words than the model's own: prose, marker, marker_varied or a YAML file."},
-    )
-    max_new_tokens: int = field(
-        default=128, metadata={"help": "Longest output in tokens; it ends earlier at the end-of-text token."}
-    )
-    do_sample: bool = field(
-        default=False, metadata={"help": "Draw tokens by probability instead of taking the likeliest, for variety."}
-    )
-    temperature: float = field(
-        default=1.0, metadata={"help": "Below 1 sharpens the draw, above 1 flattens it; counts with --do_sample only."}
-    )
-    top_p: float = field(
-        default=1.0,
-        metadata={"help": "Draw from the likeliest tokens of this total probability; counts with --do_sample only."},
-    )
-    repetition_penalty: float = field(
-        default=1.0,
-        metadata={"help": "Above 1 makes tokens that stand already less likely; small models repeat themselves."},
-    )
-    num_outputs: int = field(default=1, metadata={"help": "How many outputs; more than 1 needs --do_sample."})
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    dtype: str = field(
-        default="auto",
-        metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; auto is how they were saved."},
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads from the hub are kept."})
-
-    def __post_init__(self) -> None:
-        problems = []
-        if not self.prompt.strip():
-            problems.append("--prompt is empty: give the text that the output is for.")
-        if self.max_new_tokens < 1:
-            problems.append(f"--max_new_tokens {self.max_new_tokens}: give 1 or more.")
-        if self.num_outputs < 1 or (self.num_outputs > 1 and not self.do_sample):
-            problems.append(f"--num_outputs {self.num_outputs}: give 1, or more together with --do_sample.")
-        for name, least in (("temperature", 0), ("top_p", 0), ("repetition_penalty", 0)):
-            if not getattr(self, name) > least:
-                problems.append(f"--{name} {getattr(self, name)}: give a number above {least}.")
-        if self.dtype not in DTYPES:
-            problems.append(f"--dtype {self.dtype}: give one of {', '.join(DTYPES)}.")
-        if problems:
-            raise ConfigError(problems)
+__all__ = ["GenerateArgs", "generate_outputs", "main"]
 
 
-def steered_prompt(
-    prompt: str | Sequence[Message], feedback: str, words: Words, encoder: Encoder, task: str = "general"
-) -> list[int]:
-    """The ids that a model continues with an output of that quality: the beginning of the training row it was taught
-    by.
+@dataclass(frozen=True)
+class Job:
+    """One row of the file of prompts, and the words that one answer to it is under."""
 
-    Args:
-        prompt: a text, or the turns of a conversation.
-        feedback: "good" or "bad".
+    row: PromptRow
+    feedback: str
+
+
+def answers(model: SteeredModel, jobs: Sequence[Job], args: GenerateArgs) -> list[dict[str, Any]]:
+    """What is written beside each job's row."""
+    requests = [Request(job.row.prompt, job.feedback) for job in jobs]
+    if args.best_of > 1:
+        ranked = model.ranked(requests, guidance=args.guidance, **args.call)
+        return [
+            {"output": own[0][0], "outputs": [text for text, _ in own], "scores": [score for _, score in own]}
+            for own in ranked
+        ]
+    found = model.answer(requests, guidance=args.guidance, **args.call)
+    if args.num_outputs > 1:
+        return [{"outputs": outputs} for outputs in found]
+    versions = [outputs[:1] for outputs in found]
+    for _ in range(args.revise):
+        requests = [Request(job.row.prompt, job.feedback, tuple(own)) for job, own in zip(jobs, versions)]
+        for own, outputs in zip(versions, model.answer(requests, guidance=args.guidance, **args.call)):
+            own.append(outputs[0])
+    return [{"output": own[-1], **({"versions": own} if args.revise else {})} for own in versions]
+
+
+def answered(model: SteeredModel, jobs: Sequence[Job], args: GenerateArgs, start: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines of all jobs from one on. The draws of a batch depend on the seed and its place alone."""
+    from tqdm import tqdm
+    from transformers import set_seed
+
+    bar = tqdm(total=len(jobs), initial=start, desc="Answering", disable=None if args.input else True, leave=False)
+    for place in range(start, len(jobs), args.batch_size):
+        set_seed(key(args.seed, "generate", place) % 2**32)
+        batch = jobs[place : place + args.batch_size]
+        for job, found in zip(batch, answers(model, batch, args)):
+            yield {**job.row.row, "feedback": job.feedback, **found}
+        bar.update(len(batch))
+    bar.close()
+
+
+def added_fields(args: GenerateArgs) -> list[str]:
+    """The fields that a row gets, in order.
+
+    >>> added_fields(GenerateArgs(model="m", prompt="Why?", revise=2))
+    ['feedback', 'output', 'versions']
     """
-    if task not in TASKS:
-        raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
-    template = steering_template(words.family, task, feedback)
-    segments = opening(template, prompt_text(as_messages(prompt), task, words.family.roles))
-    return np.concatenate([encoder.bos, *encoder.encode([segment.text for segment in segments])]).tolist()
+    if args.best_of > 1:
+        return ["feedback", "output", "outputs", "scores"]
+    if args.num_outputs > 1:
+        return ["feedback", "outputs"]
+    return ["feedback", "output", *(["versions"] if args.revise else [])]
 
 
-def generate_outputs(model: Any, tokenizer: Any, prompt_ids: Sequence[int], **generation: Any) -> list[str]:
-    """The outputs that a model writes behind these ids, without special tokens and white space around them.
+def as_line(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, ensure_ascii=False, default=str)
 
-    Args:
-        generation: options of `transformers.GenerationConfig`, such as max_new_tokens, do_sample, num_return_sequences.
+
+def num_done(path: Path, jobs: Sequence[Job], args: GenerateArgs) -> int:
+    """How many jobs a file holds already; it is cut behind the last whole batch.
+
+    Raises:
+        FeedbackError: it holds something else.
     """
-    import torch
+    if args.overwrite or not path.exists():
+        path.write_bytes(b"")
+        return 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines = [line for line in lines if line.endswith(b"\n")]  # the last one may be half a line
+    for number, line in enumerate(lines, start=1):
+        job = jobs[number - 1] if number <= len(jobs) else None
+        if job is None or not _is_of(line, job, added_fields(args)):
+            raise FeedbackError(
+                f"{path}, line {number}: not an answer to what is asked now, so there is nothing to go on with: choose "
+                "another --output, or --overwrite"
+            )
+    done = len(lines) if len(lines) == len(jobs) else len(lines) - len(lines) % args.batch_size
+    with path.open("r+b") as file:
+        file.truncate(sum(map(len, lines[:done])))
+    return done
 
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = generation.get("max_new_tokens", 0)
-    if limit and len(prompt_ids) + room > limit:
-        raise ModelError(
-            f"prompt of {len(prompt_ids)} tokens and {room} new ones: the model has {limit} positions, shorten "
-            f"one of them"
-        )
-    input_ids = torch.tensor([list(prompt_ids)], device=model.device)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        found = model.generate(
-            input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            use_cache=True,
-            **generation,
-        )
-    model.train(was_training)
-    return [tokenizer.decode(ids[len(prompt_ids) :], skip_special_tokens=True).strip() for ids in found]
+
+def _is_of(line: bytes, job: Job, added: Sequence[str]) -> bool:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return False
+    wanted = json.loads(as_line({**job.row.row, "feedback": job.feedback}))
+    return isinstance(found, dict) and found | wanted == found and set(found) == {*wanted, *added}
+
+
+def show(found: dict[str, Any], has_several: bool) -> str:
+    """An answer in the terminal: its words where there are several, every version, or the outputs."""
+    head = f"[{found['feedback']}]\n" if has_several else ""
+    if "versions" in found:
+        return head + "\n\n".join(f"version {n}: {text}" for n, text in enumerate(found["versions"], start=1))
+    return head + (found["output"] if "output" in found else "\n\n".join(found["outputs"]))
+
+
+def prepare(args: GenerateArgs) -> list[Job]:
+    """All that is asked for; every prompt is tried before the weights load.
+
+    Raises:
+        FeedbackError: rows or words that a person has to mend.
+        ModelError: a prompt is longer than the model reads.
+    """
+    rows = read_prompts(args.input) if args.input else []
+    if args.prompt:
+        rows = [PromptRow("--prompt", as_prompt(args.prompt), {"prompt": args.prompt})]
+    steering = Steering.of(
+        load_words(args.model, args.templates, args.cache_dir), load_tokenizer(args.model, args.cache_dir)
+    )
+    config = load_config(args.model, args.cache_dir)
+    for row in rows:
+        taken = [name for name in added_fields(args) if name in row.row]
+        if taken:
+            raise FeedbackError(f"{row.place}: a field is named {taken[0]!r}, as a new one is to be: rename it")
+    jobs = [Job(row, words) for row in rows for words in args.words]
+    for job in jobs:
+        ids = steering.prompt_ids(job.row.prompt, job.feedback, args.task)
+        check_room(len(ids), config, args.call, f"{job.row.place}: " if args.input else "")
+    for words in args.words:
+        steering.prompt_ids("Hello", words, args.task)
+    return jobs
+
+
+def run(args: GenerateArgs) -> None:
+    """Answer what is asked for, or talk."""
+    jobs = prepare(args)
+    done = num_done(Path(args.output), jobs, args) if args.output else 0
+    if jobs and done == len(jobs):
+        print(f"{args.output} holds all {done} answers already", file=sys.stderr)
+        return
+    model = load(
+        args.model,
+        templates=args.templates,
+        task=args.task,
+        dtype=args.dtype,
+        device=args.device,
+        cache_dir=args.cache_dir,
+    )
+    if args.interactive:
+        from transformers import set_seed
+
+        set_seed(args.seed)
+        talk(Chat(model, args.call, args.guidance, args.words[0]))
+        return
+    with open(args.output, "a", encoding="utf-8") if args.output else nullcontext(sys.stdout) as file:
+        for number, found in enumerate(answered(model, jobs, args, done)):
+            if args.output or args.input:
+                print(as_line(found), file=file, flush=True)
+            else:
+                print(("\n" if number else "") + show(found, len(args.words) > 1), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = parse([GenerateArgs], argv, prog="python -m coh.generate", description=(__doc__ or "").split("\n")[0])
-    from transformers import set_seed
-
+    description = (
+        "Steer: outputs for prompts, under good words, bad words or any others. Every option of transformers' "
+        "GenerationConfig works."
+    )
+    (args,) = parse([GenerateArgs], argv, prog="python -m coh.generate", description=description)
+    logging.getLogger("transformers.generation").setLevel(logging.ERROR)
     try:
-        words = load_words(args.model, args.templates, args.cache_dir)
-        tokenizer = load_tokenizer(args.model, args.cache_dir)
-        prompt_ids = steered_prompt(
-            args.prompt, args.feedback, words, Encoder(tokenizer, words.prepend_bos), args.task or words.tasks[0]
-        )
-        model = load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir)
-        set_seed(args.seed)
-        drawing = {"temperature": args.temperature, "top_p": args.top_p} if args.do_sample else {}
-        outputs = generate_outputs(
-            model,
-            tokenizer,
-            prompt_ids,
-            max_new_tokens=args.max_new_tokens,
-            do_sample=args.do_sample,
-            repetition_penalty=args.repetition_penalty,
-            num_return_sequences=args.num_outputs,
-            **drawing,
-        )
+        run(args)
     except ValueError as error:
         raise SystemExit(f"coh.generate: {error}") from error
-    print("\n\n".join(outputs))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,16 @@ def options(module: str) -> set[str]:
     from coh.coh_train import CoHDataArgs, CoHTrainArgs, ExperimentArgs
     from coh.demo import DemoArgs
     from coh.evaluate import EvaluateArgs
-    from coh.generate import GenerateArgs
+    from coh.generate_args import GenerateArgs
+    from coh.preview.command import PreviewArgs
+    from coh.score import ScoreArgs
 
+    training = [ExperimentArgs, CoHDataArgs, CoHTrainArgs]
     types = {
-        "coh.coh_train": [ExperimentArgs, CoHDataArgs, CoHTrainArgs],
+        "coh.coh_train": training,
+        "coh.preview": [*training, PreviewArgs],
         "coh.generate": [GenerateArgs],
+        "coh.score": [ScoreArgs],
         "coh.evaluate": [EvaluateArgs],
         "coh.demo": [DemoArgs],
     }
@@ -79,7 +84,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_options_named_in_the_text_exist(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-    known = set().union(*(options(module) for module in ("coh.coh_train", "coh.generate", "coh.evaluate", "coh.demo")))
+    known = set().union(*map(options, ("coh.preview", "coh.generate", "coh.score", "coh.evaluate", "coh.demo")))
     for name in re.findall(r"`(--[a-z_0-9]+)", text):
         assert name in known | {"--no-deps", "--help"}, name
 

@@ -10,21 +10,35 @@ ROOT = Path(__file__).parents[1]
 
 # A new room is a line here: its floor. Imports go down only; rooms of one floor do not import each other.
 FLOORS = {
-    "demo": 5,
-    "coh_train": 4,
-    "data.coh_data": 3,
-    "evaluate": 3,
+    "api": 7,
+    "demo": 7,
+    "coh_train": 6,
+    "preview": 6,
+    "generate": 6,
+    "data.coh_data": 5,
+    "chatting": 5,
+    "generate_args": 5,
+    "data.chains": 4,
+    "evaluate": 4,
+    "steered": 4,
+    "data.choices": 3,
+    "experiment": 3,
+    "score": 3,
+    "data.table": 2,
     "data.data_args": 2,
-    "data.chains": 2,
     "data.pretrain": 2,
-    "generate": 2,
-    "score": 2,
+    "chat_template": 2,
+    "rows": 2,
+    "steering": 2,
     "data.hindsight": 1,
+    "data.forms": 1,
     "data.sources": 1,
     "data.encoding": 1,
     "data.pieces": 1,
     "data.plan": 1,
     "data.collator": 1,
+    "generation": 1,
+    "options": 1,
     "saved": 1,
     "trainer": 1,
     "data.records": 0,
@@ -47,6 +61,8 @@ def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT / "coh").with_suffix("").parts
     if parts[:2] == ("data", "sources"):
         return "data.sources"
+    if parts[0] == "preview":
+        return "preview"
     return ".".join(part for part in parts if part != "__init__")
 
 

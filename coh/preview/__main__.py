@@ -1,0 +1,5 @@
+"""`python -m coh.preview`."""
+
+from coh.preview.command import main
+
+main()
