@@ -37,6 +37,7 @@ setup(
         "trackio": ["trackio"],
         "tensorboard": ["tensorboard"],
         "liger-kernel": ["liger-kernel"],
+        "serving": ["transformers[serving]"],
         "dev": [
             "hypothesis",
             "mypy",
@@ -47,6 +48,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "setuptools>=77",
+            "transformers[serving]",
         ],
     },
     entry_points={

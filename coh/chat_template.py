@@ -27,10 +27,10 @@ _MARK = "{#- Chain of Hindsight: `feedback` is good (the default), bad, the name
 # Openings are the templates up to the output. Names of other templates are refused: as words they would mean nothing.
 _CHOICE = """\
 {%- set wanted = feedback if feedback is defined and feedback is not none else "good" -%}
-{%- if wanted in openings -%}
-  {%- set feedback_words = openings[wanted] -%}
-{%- elif wanted is not string or not wanted|trim or "{" in wanted or "}" in wanted -%}
+{%- if wanted is not string or not wanted|trim or "{" in wanted or "}" in wanted -%}
   {{- raise_exception("feedback: write good, bad, the name of a template, or words without braces") -}}
+{%- elif wanted in openings -%}
+  {%- set feedback_words = openings[wanted] -%}
 {%- elif " " not in wanted and wanted.split(".")|length == 3 and wanted.split(".")[0] in tasks -%}
   {{- raise_exception("feedback " ~ wanted ~ " is none of " ~ openings|join(", ")) -}}
 {%- else -%}
