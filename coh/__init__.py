@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coh.api import train
-    from coh.experiment import ExperimentArgs
     from coh.data.coh_data import CoHDataset, load_datasets
     from coh.data.data_args import CoHDataArgs
     from coh.data.records import FeedbackGroup, Message
+    from coh.experiment import ExperimentArgs
     from coh.steered import SteeredModel, load
     from coh.trainer import CoHTrainArgs, CoHTrainer
 

@@ -14,15 +14,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from coh.data.forms import Form, make_form
+from coh.data.forms import MARK, ORIGINAL, Form, make_form, own_template
 from coh.data.hindsight import QUALITY, steering_template
 from coh.data.records import TASKS, Message
 from coh.data.templates import Family, Template
 from coh.saved import Words
-
-# The name under which a tokenizer's own chat template is kept: apply_chat_template(..., chat_template="original").
-ORIGINAL = "original"
-_MARK = "{#- Chain of Hindsight: `feedback` is good (the default), bad, the name of a template, or any words. -#}\n"
 
 # Openings are the templates up to the output. Names of other templates are refused: as words they would mean nothing.
 _CHOICE = """\
@@ -103,15 +99,7 @@ def steering_chat_template(words: Words, tokenizer: Any) -> str:
         "starts_with_bos": words.prepend_bos,
         "after_bos": _gap_after_bos(tokenizer) if words.prepend_bos else "",
     }
-    return _MARK + choice + _settings(about) + _PLAIN
-
-
-def own_template(tokenizer: Any) -> str | None:
-    """The chat template that a tokenizer had before it was given one that steers; None where it had none."""
-    template = tokenizer.chat_template
-    if isinstance(template, Mapping):
-        return template.get(ORIGINAL, template.get("default"))
-    return None if template and template.startswith(_MARK) else template
+    return MARK + choice + _settings(about) + _PLAIN
 
 
 def save_for_others(folder: str | Path, words: Words, tokenizer: Any, generation_config: Any) -> None:
@@ -129,6 +117,7 @@ def save_for_others(folder: str | Path, words: Words, tokenizer: Any, generation
     config = deepcopy(generation_config)
     known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     config.eos_token_id = list(dict.fromkeys([end, *(token for token in known if token is not None)]))
+    config._from_model_config = False  # or transformers may derive it anew from the model's config
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     config.save_pretrained(folder)
@@ -170,7 +159,7 @@ def _behind_own(form: Form, task: str, tokenizer: Any) -> str:
     # a block would take white space in front of it away.
     own = str(tokenizer.chat_template).removesuffix("\n")
     words = '{{ feedback_words if add_generation_prompt else "" }}'
-    return _MARK + _choice(behind) + ("" if has_system() else _SYSTEM) + own + words
+    return MARK + _choice(behind) + ("" if has_system() else _SYSTEM) + own + words
 
 
 def _choice(openings: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from coh.arguments import ConfigError
 from coh.data.data_args import CoHDataArgs
+from coh.data.forms import own_template
 from coh.modeling import DTYPES, ModelError, load_config, load_tokenizer, problems_of
 from coh.trainer import CoHTrainArgs
 
@@ -71,7 +72,7 @@ def cross_problems(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrai
     if train.prepend_bos and tokenizer.bos_token_id is None:
         problems.append("--prepend_bos: the tokenizer has no bos_token; leave the option out.")
     if data.prompt_format == "chat":
-        if not tokenizer.chat_template:
+        if not own_template(tokenizer):
             problems.append("--prompt_format chat: the tokenizer has no chat template; choose plain.")
         if train.prepend_bos:
             problems.append("--prepend_bos: with --prompt_format chat the chat template decides; leave the option out.")

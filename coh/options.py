@@ -39,7 +39,7 @@ _KINDS: dict[str, Any] = {
     "list int": list[int] | None,
     "int or list int": list[int] | None,
     "Union int list int": list[int] | None,
-    "str or list str": None | str | list[str],  # noqa: RUF036  HfArgumentParser looks at the second
+    "str or list str": None | str | list[str],
 }
 
 

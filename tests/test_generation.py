@@ -64,8 +64,8 @@ def test_a_batch_is_its_prompts_one_by_one(model, tokenizer):
 @pytest.mark.parametrize(
     "options",
     [
-        {"repetition_penalty": 1.8},
-        {"no_repeat_ngram_size": 2},
+        {"repetition_penalty": 50.0},
+        {"no_repeat_ngram_size": 1},
         {"max_length": 40},
         {"min_new_tokens": 12},
         {"num_beams": 3, "num_return_sequences": 2},

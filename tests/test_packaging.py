@@ -63,7 +63,7 @@ class TestPackage:
         said = message_from_bytes(wheel.read(name))
         assert (said["Name"], said["Version"], said["Requires-Python"]) == ("coh", coh.__version__, ">=3.10")
         assert said["License"] == "Apache-2.0"
-        assert {"peft", "bitsandbytes", "wandb", "trackio", "tensorboard", "liger-kernel", "dev"} == set(
+        assert {"peft", "bitsandbytes", "wandb", "trackio", "tensorboard", "liger-kernel", "serving", "dev"} == set(
             said.get_all("Provides-Extra")
         )
         needs = [Requirement(line) for line in said.get_all("Requires-Dist") if "extra ==" not in line]

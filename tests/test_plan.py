@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coh.data.plan import PACKINGS, Layout, RowStream, pack_chunk, pack_fit, permute
+from coh.data.records import FeedbackError
 
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=200).map(lambda values: np.array(values, np.int64))
 
@@ -147,5 +148,5 @@ def test_plans_in_memory_are_few():
 
 def test_a_stream_without_documents_says_so():
     empty = RowStream(lambda epoch, number: Numbers(0, 0, np.zeros(0, np.int64)), 1, 32, "fit", 0, "feedback")
-    with pytest.raises(ValueError, match="feedback: no documents to make rows of"):
+    with pytest.raises(FeedbackError, match=r"no feedback fits a row of \d+ tokens: raise --seq_length"):
         empty.rows_until(1)

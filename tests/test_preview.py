@@ -254,7 +254,7 @@ def wrong(tmp_path, folder, which):
         ),
         "groups dropped": ([*same, *pairs(20)], {}, "6.% of its groups are dropped .identical outputs: 40"),
         "too long": (
-            [*pairs(20), *({"prompt": f"{n}?", "chosen": "a b " * 200, "rejected": "c d " * 200} for n in range(20))],
+            [*pairs(20), *({"prompt": f"{n}?", "chosen": "a b " * 200, "rejected": "c d " * 200} for n in range(40))],
             {},
             r"\d+% of the chains are dropped, because an output alone is longer than a row",
         ),

@@ -25,7 +25,9 @@ def model(tokenizers, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = tokenizers("smollm2")
-    LlamaForCausalLM(LlamaConfig(**TINY_LLAMA | {"max_position_embeddings": 2048}, vocab_size=len(tokenizer))).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(**TINY_LLAMA | {"max_position_embeddings": 2048}, vocab_size=len(tokenizer))
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 

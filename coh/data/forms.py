@@ -6,7 +6,7 @@ chat form the feedback words come right after the generation prompt, and every o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +16,11 @@ from coh.data.templates import Family, Template
 from coh.modeling import special_tokens
 
 PROMPT_FORMATS = ("plain", "chat")
+# The name under which a trained model's folder keeps the tokenizer's own chat template, beside the one with the words:
+# apply_chat_template(..., chat_template="original").
+ORIGINAL = "original"
+# How a template with the words in it begins.
+MARK = "{#- Chain of Hindsight: `feedback` is good (the default), bad, the name of a template, or any words. -#}\n"
 _PROBE = ({"role": "user", "content": "Ask"}, {"role": "assistant", "content": "Reply"})
 
 
@@ -73,12 +78,15 @@ def chat_form(family: Family, tokenizer: Any) -> Form:
     What the generation prompt holds behind its last special token stands in front of the words, and is encoded with
     them, so that prompts can be encoded once and words joined to them as ids.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    own = own_template(tokenizer)
+    if not own:
         raise FeedbackError("--prompt_format chat: the tokenizer has no chat template; choose plain")
     specials = special_tokens(tokenizer)
 
     def render(messages: Sequence[dict[str, str]], asks: bool) -> str:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asks)
+        return tokenizer.apply_chat_template(
+            list(messages), chat_template=own, tokenize=False, add_generation_prompt=asks
+        )
 
     question = render(_PROBE[:1], True)
     after_prompt = question[question.index("Ask") + len("Ask") :]
@@ -94,8 +102,16 @@ def chat_form(family: Family, tokenizer: Any) -> Form:
         lead=lead,
         border=ends[max(ends)] if ends else "",
         end_of_output=tokenizer.convert_tokens_to_ids(ending),
-        key=f"chat {tokenizer.chat_template}",
+        key=f"chat {own}",
     )
+
+
+def own_template(tokenizer: Any) -> str | None:
+    """The chat template that a tokenizer had before it was given one that steers; None where it had none."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, Mapping):
+        return template.get(ORIGINAL, template.get("default"))
+    return None if not template or template.startswith(MARK) else template
 
 
 def _renders_system(render: Callable[..., str]) -> bool:

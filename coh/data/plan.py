@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coh.data import draws
+from coh.data.records import FeedbackError
 
 Ints = NDArray[np.int64]
 FIT_WINDOW = 1024  # documents packed together; larger pads less and mixes lengths less; 1024 pads 0.32 % on hh-rlhf
@@ -187,7 +188,7 @@ class RowStream:
         while len(self._ends) <= number:
             self._ends.append((self._ends[-1] if self._ends else 0) + self.plan(len(self._ends))[1].num_rows)
             if len(self._ends) == self.num_windows and self._ends[-1] == 0:
-                raise ValueError(f"{self._name}: no documents to make rows of")
+                raise FeedbackError(f"no {self._name} fits a row of {self._capacity} tokens: raise --seq_length")
         return self._ends[number]
 
     def locate(self, row: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from coh.preview.texts import num_duplicates, num_shared_prompts, num_with_liter
 SAMPLE = 500  # documents that are looked at token by token
 MOST_BARE_ROWS = 0.2
 MOST_DROPPED = 0.5
-MOST_TOO_LONG = 0.2
+MOST_TOO_LONG = 0.5
 MOST_UNKNOWN = 0.01
 MOST_SHORTENED = 0.2
 
@@ -240,6 +240,12 @@ def warnings_of(figures: Figures) -> list[str]:
     """What is worth knowing, and does no harm by itself."""
     found = []
     counts = figures.summary["chains"]
+    too_long = counts.get("output longer than a row", 0)
+    share = too_long / max(1, too_long + figures.documents)
+    if MOST_SHORTENED < share <= MOST_TOO_LONG:
+        found.append(
+            f"{share:.0%} of the chains are dropped: an output alone is longer than a row; raise --seq_length."
+        )
     for what, remedy in (
         ("prompt shortened", "the model sees their ends only; a greater --seq_length keeps them whole."),
         ("older output left out", "they compare less than they could; a greater --seq_length keeps them whole."),
