@@ -56,6 +56,8 @@ setup(
             "coh-train=coh.coh_train:main",
             "coh-preview=coh.preview:main",
             "coh-generate=coh.generate:main",
+            "coh-score=coh.score:main",
+            "coh-score=coh.score:main",
             "coh-evaluate=coh.evaluate:main",
         ]
     },

@@ -1,15 +1,18 @@
-"""Scores: log-probabilities of outputs under words, equal to a plain computation, for any batch."""
+"""Scores: log-probabilities of outputs under words, equal to a plain computation, for any batch; the program on top."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
-from toys import byte_tokenizer
+from toys import byte_tokenizer, pairs, tiny_model_folder, write_rows
 
-import coh.score
-from coh.data.encoding import Encoder
 from coh.data.records import FeedbackGroup, as_messages
 from coh.data.templates import load_family
-from coh.score import score_documents, scoring_documents
+from coh.rows import JudgedRow
+from coh.saved import Words, save_words
+from coh.score import agreement, judge, main, score_documents
+from coh.steering import Steering
 
 GROUPS = [
     FeedbackGroup("test", as_messages(f"What is {n}?"), (f"It is {n}." + " Yes." * n, "No."), (1, 2)) for n in range(6)
@@ -17,13 +20,21 @@ GROUPS = [
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return Encoder(byte_tokenizer())
+def steering():
+    return Steering.of(Words(load_family("marker")), byte_tokenizer())
 
 
 @pytest.fixture(scope="module")
-def model(encoder, tiny_llama):
-    return tiny_llama(len(encoder.tokenizer))
+def model(steering, tiny_llama):
+    return tiny_llama(len(steering.encoder.tokenizer), initializer_range=0.3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model_folder(folder, initializer_range=0.5)
+    save_words(folder, Words(load_family("marker")))
+    return str(folder)
 
 
 def plain_log_p(model, document):
@@ -39,28 +50,31 @@ def plain_log_p(model, document):
 
 
 @pytest.mark.parametrize("quality", ["good", "bad"])
-def test_scores_are_the_log_probabilities_of_outputs_and_their_end(model, encoder, quality, monkeypatch):
-    family = load_family("marker")
-    documents = [document for group in GROUPS for document in scoring_documents(group, quality, family, encoder)]
+def test_log_probabilities_of_outputs_and_their_end(model, steering, quality):
+    documents = [document for group in GROUPS for document in steering.documents(group, quality)]
     expected = [plain_log_p(model, document) for document in documents]
     for tokens_per_batch in (1, 150, 4096):
-        monkeypatch.setattr(coh.score, "TOKENS_PER_BATCH", tokens_per_batch)
-        scores = score_documents(model, documents, pad_id=2)
+        scores = score_documents(model, documents, pad_id=2, tokens_per_batch=tokens_per_batch)
         np.testing.assert_allclose(scores.log_p, expected, rtol=1e-5)
         assert scores.num_tokens.tolist() == [sum(document.target_mask) for document in documents]
 
 
-def test_documents_say_the_words_and_end(encoder):
-    good, bad = (scoring_documents(GROUPS[0], quality, load_family("marker"), encoder) for quality in ("good", "bad"))
-    text = encoder.tokenizer.decode(good[0].input_ids)
-    assert text == "User: What is 0? A helpful answer: It is 0.</s>"
-    assert encoder.tokenizer.decode(bad[1].input_ids) == "User: What is 0? An unhelpful answer: No.</s>"
-    targets = [token for token, is_target in zip(good[0].input_ids, good[0].target_mask) if is_target]
-    assert encoder.tokenizer.decode(targets) == " It is 0.</s>"
+def test_a_score_is_what_the_words_change(model, steering):
+    rows = [JudgedRow("here", group.prompt, group.outputs, {}) for group in GROUPS]
+    good, bad = (
+        [[plain_log_p(model, document) for document in steering.documents(group, quality)] for group in GROUPS]
+        for quality in ("good", "bad")
+    )
+    for tokens_per_batch in (1, 4096):
+        found = judge(model, steering, rows, tokens_per_batch=tokens_per_batch)
+        np.testing.assert_allclose(np.array(found), np.array(good) - np.array(bad), rtol=1e-3, atol=1e-4)
+    lengths = [[sum(one.target_mask) for one in steering.documents(group, "good")] for group in GROUPS]
+    per_token = judge(model, steering, rows, per_token=True)
+    np.testing.assert_allclose(np.array(per_token), np.array(found) / np.array(lengths), rtol=1e-3, atol=1e-5)
 
 
-def test_long_documents_lose_their_beginning(model, encoder):
-    (document, *_) = scoring_documents(GROUPS[5], "good", load_family("marker"), encoder)
+def test_long_documents_lose_their_beginning(model, steering):
+    (document, *_) = steering.documents(GROUPS[5], "good")
     length = sum(document.target_mask) + 4
     ids = torch.tensor([document.input_ids[-length:]])
     with torch.no_grad():
@@ -69,8 +83,44 @@ def test_long_documents_lose_their_beginning(model, encoder):
     assert score_documents(model, [document], 2, max_length=length).log_p[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_mode_of_the_model_is_left_as_it_was(model, encoder):
+def test_the_mode_of_the_model_is_left_as_it_was(model, steering):
     model.train()
-    score_documents(model, scoring_documents(GROUPS[0], "good", load_family("marker"), encoder), 2)
+    score_documents(model, steering.documents(GROUPS[0], "good"), 2)
     assert model.training
     model.eval()
+
+
+def test_agreement_of_a_judge_an_opposite_and_a_coin():
+    ranks = (1, 2, 2, 4)
+    assert agreement(ranks, [3.0, 2.0, 1.0, 0.0]) == (5.0, 5)
+    assert agreement(ranks, [0.0, 1.0, 1.0, 3.0]) == (0.0, 5)
+    assert agreement(ranks, [1.0] * 4) == (2.5, 5)
+
+
+def test_the_program_judges_feedback_of_any_kind(folder, tmp_path, capsys):
+    rows = {
+        "pairs": pairs(5),
+        "ranked": [{"prompt": "Why?", "responses": ["a", "b b", "c c c"], "ranks": [2, 1, 3]}] * 2,
+        "thumbs": [{"prompt": "Why?", "completion": "Because.", "label": True}] * 2,
+        "plain": [{"prompt": f"Why {n}?", "outputs": ["one", "two"], "id": n} for n in range(3)],
+    }
+    for name, own in rows.items():
+        path, output = write_rows(tmp_path / f"{name}.jsonl", own), tmp_path / "scores.jsonl"
+        main(["--model", folder, "--input", path, "--output", str(output)])
+        found = [json.loads(line) for line in output.read_text().splitlines()]
+        assert len(found) == len(own)
+        for line in found:
+            assert len(line["scores"]) == len(line["ranks"]) == len(line["outputs"])
+            assert line["ranks"][int(np.argmax(line["scores"]))] == 1
+        told = capsys.readouterr().err
+        number = {"pairs": 5, "ranked": 6}.get(name)
+        assert (f"% of {number} pairs" in told) if number else ("agreement" not in told)
+    assert found[2]["id"] == 2
+
+
+def test_what_cannot_be_judged_is_named(folder, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "Why?", "outputs": ["so", "word " * 400]}])
+    with pytest.raises(SystemExit, match=r"rows\.jsonl.*1: an output has \d+ tokens, the model has 512 positions"):
+        main(["--model", folder, "--input", path])
+    with pytest.raises(SystemExit, match="there is no such folder"):
+        main(["--model", folder, "--input", path, "--output", str(tmp_path / "none" / "x.jsonl")])
