@@ -57,7 +57,6 @@ setup(
             "coh-preview=coh.preview:main",
             "coh-generate=coh.generate:main",
             "coh-score=coh.score:main",
-            "coh-score=coh.score:main",
             "coh-evaluate=coh.evaluate:main",
         ]
     },

@@ -1,4 +1,4 @@
-"""Scores: log-probabilities of outputs under words, equal to a plain computation, for any batch; the program on top."""
+"""Scores: log-probabilities of outputs under words, equal to a plain computation, for any batch."""
 
 import json
 
@@ -7,11 +7,12 @@ import pytest
 import torch
 from toys import byte_tokenizer, pairs, tiny_model_folder, write_rows
 
+from coh.arguments import ConfigError
 from coh.data.records import FeedbackGroup, as_messages
 from coh.data.templates import load_family
 from coh.rows import JudgedRow
 from coh.saved import Words, save_words
-from coh.score import agreement, judge, main, score_documents
+from coh.score import ScoreArgs, agreement, judge, main, ranks_of, score_documents
 from coh.steering import Steering
 
 GROUPS = [
@@ -32,7 +33,7 @@ def model(steering, tiny_llama):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    tiny_model_folder(folder, initializer_range=0.5)
+    tiny_model_folder(folder, initializer_range=0.3)
     save_words(folder, Words(load_family("marker")))
     return str(folder)
 
@@ -50,27 +51,12 @@ def plain_log_p(model, document):
 
 
 @pytest.mark.parametrize("quality", ["good", "bad"])
-def test_log_probabilities_of_outputs_and_their_end(model, steering, quality):
+@pytest.mark.parametrize("tokens_per_batch", [1, 150, 4096])
+def test_scores_are_the_log_probabilities_of_outputs_and_their_end(model, steering, quality, tokens_per_batch):
     documents = [document for group in GROUPS for document in steering.documents(group, quality)]
-    expected = [plain_log_p(model, document) for document in documents]
-    for tokens_per_batch in (1, 150, 4096):
-        scores = score_documents(model, documents, pad_id=2, tokens_per_batch=tokens_per_batch)
-        np.testing.assert_allclose(scores.log_p, expected, rtol=1e-5)
-        assert scores.num_tokens.tolist() == [sum(document.target_mask) for document in documents]
-
-
-def test_a_score_is_what_the_words_change(model, steering):
-    rows = [JudgedRow("here", group.prompt, group.outputs, {}) for group in GROUPS]
-    good, bad = (
-        [[plain_log_p(model, document) for document in steering.documents(group, quality)] for group in GROUPS]
-        for quality in ("good", "bad")
-    )
-    for tokens_per_batch in (1, 4096):
-        found = judge(model, steering, rows, tokens_per_batch=tokens_per_batch)
-        np.testing.assert_allclose(np.array(found), np.array(good) - np.array(bad), rtol=1e-3, atol=1e-4)
-    lengths = [[sum(one.target_mask) for one in steering.documents(group, "good")] for group in GROUPS]
-    per_token = judge(model, steering, rows, per_token=True)
-    np.testing.assert_allclose(np.array(per_token), np.array(found) / np.array(lengths), rtol=1e-3, atol=1e-5)
+    scores = score_documents(model, documents, pad_id=2, tokens_per_batch=tokens_per_batch)
+    np.testing.assert_allclose(scores.log_p, [plain_log_p(model, document) for document in documents], rtol=1e-5)
+    assert scores.num_tokens.tolist() == [sum(document.target_mask) for document in documents]
 
 
 def test_long_documents_lose_their_beginning(model, steering):
@@ -90,37 +76,97 @@ def test_the_mode_of_the_model_is_left_as_it_was(model, steering):
     model.eval()
 
 
-def test_agreement_of_a_judge_an_opposite_and_a_coin():
-    ranks = (1, 2, 2, 4)
-    assert agreement(ranks, [3.0, 2.0, 1.0, 0.0]) == (5.0, 5)
-    assert agreement(ranks, [0.0, 1.0, 1.0, 3.0]) == (0.0, 5)
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_judgement_is_good_less_bad(model, steering, per_token):
+    rows = [JudgedRow("row", group.prompt, group.outputs[: 1 + n % 2], {}) for n, group in enumerate(GROUPS)]
+    found = judge(model, steering, rows, per_token=per_token)
+    for row, scores in zip(rows, found):
+        made = [steering.output_documents(row.prompt, row.outputs, words) for words in ("good", "bad")]
+        for place, score in enumerate(scores):
+            good, bad = (plain_log_p(model, documents[place]) for documents in made)
+            length = sum(made[0][place].target_mask) if per_token else 1
+            assert score == pytest.approx((good - bad) / length, abs=1e-4)
+
+
+def test_agreement_of_an_oracle_its_opposite_and_one_who_does_not_care():
+    ranks = (1, 2, 2, 3)
+    assert agreement(ranks, [3.0, 2.0, 2.0, 1.0]) == (5.0, 5)
+    assert agreement(ranks, [1.0, 2.0, 2.0, 3.0]) == (0.0, 5)
     assert agreement(ranks, [1.0] * 4) == (2.5, 5)
+    assert agreement((1, 1), [1.0, 2.0]) == agreement((), [1.0]) == (0.0, 0)
+    assert ranks_of([1.0, 3.0, 3.0]) == [2, 1, 1]
 
 
-def test_the_program_judges_feedback_of_any_kind(folder, tmp_path, capsys):
-    rows = {
-        "pairs": pairs(5),
-        "ranked": [{"prompt": "Why?", "responses": ["a", "b b", "c c c"], "ranks": [2, 1, 3]}] * 2,
-        "thumbs": [{"prompt": "Why?", "completion": "Because.", "label": True}] * 2,
-        "plain": [{"prompt": f"Why {n}?", "outputs": ["one", "two"], "id": n} for n in range(3)],
-    }
-    for name, own in rows.items():
-        path, output = write_rows(tmp_path / f"{name}.jsonl", own), tmp_path / "scores.jsonl"
-        main(["--model", folder, "--input", path, "--output", str(output)])
-        found = [json.loads(line) for line in output.read_text().splitlines()]
-        assert len(found) == len(own)
-        for line in found:
-            assert len(line["scores"]) == len(line["ranks"]) == len(line["outputs"])
-            assert line["ranks"][int(np.argmax(line["scores"]))] == 1
-        told = capsys.readouterr().err
-        number = {"pairs": 5, "ranked": 6}.get(name)
-        assert (f"% of {number} pairs" in told) if number else ("agreement" not in told)
-    assert found[2]["id"] == 2
+def run(folder, tmp_path, rows, *more):
+    path, out = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    main(["--model", folder, "--input", path, "--output", str(out), "--cache_dir", str(tmp_path / "cache"), *more])
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def test_what_cannot_be_judged_is_named(folder, tmp_path):
-    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "Why?", "outputs": ["so", "word " * 400]}])
-    with pytest.raises(SystemExit, match=r"rows\.jsonl.*1: an output has \d+ tokens, the model has 512 positions"):
-        main(["--model", folder, "--input", path])
-    with pytest.raises(SystemExit, match="there is no such folder"):
-        main(["--model", folder, "--input", path, "--output", str(tmp_path / "none" / "x.jsonl")])
+def test_pairs_are_judged_and_compared_with_people(folder, tmp_path, capsys):
+    lines = run(folder, tmp_path, pairs(9))
+    assert [line["outputs"] for line in lines] == [[row["chosen"], row["rejected"]] for row in pairs(9)]
+    assert [line["row"] for line in lines] == list(range(1, 10))
+    for line in lines:
+        assert line["human_ranks"] == [1, 2] and line["ranks"] == ranks_of(line["scores"])
+    num_agreed = sum(line["ranks"] == [1, 2] for line in lines)
+    assert f"pair agreement with people: {100 * num_agreed / 9:.1f} % of 9 pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--tokens_per_batch", "1"], ["--tokens_per_batch", "300"]])
+def test_batches_change_no_score(folder, tmp_path, options, monkeypatch):
+    whole = run(folder, tmp_path, pairs(9))
+    monkeypatch.setattr("coh.score.ROWS_AT_ONCE", 2)
+    parts = run(folder, tmp_path, pairs(9), *options)
+    for one, other in zip(whole, parts, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
+
+
+def test_lists_keep_their_order_and_their_row(folder, tmp_path, capsys):
+    rows = [{"prompt": "2+2", "outputs": ["5", "4", "5", ""], "id": 9}, {"prompt": "Hi", "outputs": ["Ho"], "id": 10}]
+    lines = run(folder, tmp_path, rows, "--per_token")
+    assert [{name: line[name] for name in row} for line, row in zip(lines, rows)] == rows
+    assert lines[0]["scores"][0] == pytest.approx(lines[0]["scores"][2], abs=1e-5) and len(lines[0]["ranks"]) == 4
+    assert "human_ranks" not in lines[0] and lines[1]["ranks"] == [1]
+    assert "agreement" not in capsys.readouterr().err
+
+
+def test_what_was_generated_can_be_judged(folder, tmp_path):
+    from coh import generate
+
+    path, out = write_rows(tmp_path / "asked.jsonl", [{"prompt": "Why?"}]), tmp_path / "generated.jsonl"
+    words = ["--model", folder, "--max_new_tokens", "6", "--input", path, "--output", str(out)]
+    generate.main([*words, "--feedback", "good", "bad", "--revise", "1"])
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    lines = run(folder, tmp_path, rows)
+    assert [len(line["scores"]) for line in lines] == [2, 2]  # both versions
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (
+            [{"prompt": "Hi", "outputs": ["a"]}, {"prompt": "Hi", "outputs": [4]}],
+            r"in\.jsonl, line 2: field 'outputs\[0\]'",
+        ),
+        ([{"prompt": "Hi", "outputs": ["a" * 600]}], r"in\.jsonl, line 1: an output has \d+ tokens, the model has 512"),
+        ([{"prompt": "Hi", "outputs": ["a"], "scores": 3}], r"in\.jsonl, line 1: a field is named 'scores'"),
+        ([{"question": "Hi"}], "no format has the columns 'question'"),
+        (["Hi"], r"in\.jsonl, line 1: a row is text"),
+    ],
+)
+def test_what_is_wrong_with_rows_is_said(folder, tmp_path, rows, problem):
+    with pytest.raises(SystemExit, match=rf"^coh\.score: .*{problem}"):
+        run(folder, tmp_path, rows)
+
+
+def test_what_is_wrong_with_options_is_said(folder, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        ScoreArgs("m", "x", feedback_format="thums", tokens_per_batch=0, dtype="int3")
+    assert [problem.split(":")[0] for problem in error.value.problems] == [
+        *("--feedback_format", "--tokens_per_batch 0", "--dtype int3")
+    ]
+    with pytest.raises(SystemExit, match=r"coh\.score: --output .*: there is no such folder"):
+        main(["--model", folder, "--input", "x.jsonl", "--output", str(tmp_path / "no" / "x.jsonl")])
+    with pytest.raises(SystemExit, match=r"coh\.score: .*there is no file 'x\.jsonl'"):
+        main(["--model", folder, "--input", "x.jsonl"])

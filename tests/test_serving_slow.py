@@ -24,7 +24,9 @@ from coh.steering import Steering
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not is_serve_available(), reason="`transformers serve` needs pip install 'coh[serving]'"),
+    pytest.mark.skipif(
+        not is_serve_available(), reason="`transformers serve` needs `pip install 'transformers[serving]'`"
+    ),
 ]
 TURNS = [
     Message("system", "Be brief."),

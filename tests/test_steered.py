@@ -91,7 +91,7 @@ def test_the_best_is_the_one_with_the_highest_score(model):
 
 
 def test_an_output_longer_than_the_model_reads(model):
-    with pytest.raises(FeedbackError, match="an output has .* tokens, the model has 512 positions: shorten it"):
+    with pytest.raises(FeedbackError, match=r"an output has .* tokens, the model has 512 positions: shorten it"):
         model.score("Why?", "a" * 600)
     assert np.isfinite(model.score("a" * 600, "So.")).all()  # a long prompt loses its beginning
 
