@@ -460,7 +460,7 @@ class TestForReal:
     ) -> None:
         words = [] if config == "zero3" else ["--deepspeed", str(ROOT / "ds_config" / f"{config}.json")]
         results = run("llama_train.sh", "", str(model), *words)
-        assert results["test_tokens"] == without_deepspeed["test_tokens"] > 1000
+        assert results["test_tokens"] == without_deepspeed["test_tokens"] > 500
         assert results["test_loss"] == pytest.approx(without_deepspeed["test_loss"], rel=1e-5)
 
     @pytest.mark.slow
