@@ -82,6 +82,7 @@ def test_special_tokens_in_messages_stay_letters(text, literal):
 def test_a_system_message_goes_into_the_first_turn_where_the_template_has_no_place_for_it():
     form = chat_form(FAMILY, chat_tokenizer(template=BRACKETS))
     assert "[INST] Be kind.\n\nHi [/INST]" in form.write(TURNS, "general")
+    assert "[INST] Be kind. [/INST]" in form.write(TURNS[:1], "general")
 
 
 def test_what_the_template_refuses_is_said():

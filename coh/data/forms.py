@@ -133,7 +133,8 @@ def _chat_prompt(
     turns = [{"role": turn.role, "content": _as_letters(turn.content, specials)} for turn in messages]
     if turns and turns[0]["role"] == "system" and not has_system:  # the usual place for it where there is none
         system, *turns = turns
-        turns[0] = {"role": "user", "content": f"{system['content']}\n\n{turns[0]['content']}"}
+        said = turns[0]["content"] if turns else ""
+        turns = [{"role": "user", "content": f"{system['content']}\n\n{said}".strip()}, *turns[1:]]
     try:
         text = render(turns or [{"role": "user", "content": ""}], True)
     except Exception as error:  # templates refuse what they do not know in words of their own
