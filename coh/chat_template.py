@@ -23,14 +23,16 @@ from coh.saved import Words
 # Openings are the templates up to the output. Names of other templates are refused: as words they would mean nothing.
 _CHOICE = """\
 {%- set wanted = feedback if feedback is defined and feedback is not none else "good" -%}
+{%- set is_conversation = messages and (messages|length > 1 or messages[0].role != "user") -%}
+{%- set openings = openings_of_conversations if is_conversation else openings_of_single_turns -%}
 {%- if wanted is not string or not wanted|trim or "{" in wanted or "}" in wanted -%}
   {{- raise_exception("feedback: write good, bad, the name of a template, or words without braces") -}}
 {%- elif wanted in openings -%}
   {%- set feedback_words = openings[wanted] -%}
 {%- elif " " not in wanted and wanted.split(".")|length == 3 and wanted.split(".")[0] in tasks -%}
-  {{- raise_exception("feedback " ~ wanted ~ " is none of " ~ openings|join(", ")) -}}
+  {{- raise_exception("feedback " ~ wanted ~ " is none of " ~ openings|select|join(", ")) -}}
 {%- else -%}
-  {%- set feedback_words = before_own_words ~ wanted|trim -%}
+  {%- set feedback_words = openings[""] ~ wanted|trim -%}
 {%- endif %}
 """
 
@@ -48,7 +50,7 @@ _PLAIN = """\
     {%- endif -%}
     {%- set content = content|map(attribute="text")|join(" ") -%}
   {%- endif -%}
-  {%- if messages|length == 1 and message.role == "user" and not names_single_turns -%}
+  {%- if not is_conversation and not names_single_turns -%}
     {%- set conversation.turns = [content|trim] -%}
   {%- else -%}
     {%- set conversation.turns = conversation.turns + [(roles[message.role] ~ " " ~ content|trim)|trim] -%}
@@ -74,7 +76,8 @@ _SYSTEM = """\
 def steering_chat_template(words: Words, tokenizer: Any) -> str:
     """The Jinja text with which a tokenizer renders what `Steering` encodes with these words.
 
-    It speaks for the task that the model saw most. Without `add_generation_prompt` nothing is said of an output.
+    It speaks for the task that the model saw most, and for conversations where there are several turns. Without
+    `add_generation_prompt` nothing is said of an output.
 
     >>> from tokenizers import Tokenizer, models
     >>> from transformers import PreTrainedTokenizerFast
@@ -92,7 +95,7 @@ def steering_chat_template(words: Words, tokenizer: Any) -> str:
     form = make_form(words.family, words.prompt_format, tokenizer)
     if words.prompt_format == "chat":
         return _behind_own(form, words.tasks[0], tokenizer)
-    choice = _choice(_openings(form.family, words.tasks[0], form.lead))
+    choice = _choice(*(_openings(form.family, task, form.lead) for task in (words.tasks[0], "conversation")))
     about = {
         "roles": words.family.roles,
         "names_single_turns": words.tasks[0] == "conversation",
@@ -153,19 +156,21 @@ def _behind_own(form: Form, task: str, tokenizer: Any) -> str:
 
     # A form encodes the end of the generation prompt together with the words; here the template has written it already.
     written = render(("user", "Ask")).removeprefix(form.write([Message("user", "Ask")], task))
-    openings = _openings(form.family, task, form.lead)
-    behind = {name: text.removeprefix("{prompt}").removeprefix(written) for name, text in openings.items()}
+    behind = [
+        {name: text.removeprefix("{prompt}").removeprefix(written) for name, text in openings.items()}
+        for openings in (_openings(form.family, one, form.lead) for one in (task, "conversation"))
+    ]
     # Jinja drops the line break at the very end of a template, where now the words follow. They come as an expression:
     # a block would take white space in front of it away.
     own = str(tokenizer.chat_template).removesuffix("\n")
     words = '{{ feedback_words if add_generation_prompt else "" }}'
-    return MARK + _choice(behind) + ("" if has_system() else _SYSTEM) + own + words
+    return MARK + _choice(*behind) + ("" if has_system() else _SYSTEM) + own + words
 
 
-def _choice(openings: Mapping[str, str]) -> str:
+def _choice(single_turns: Mapping[str, str], conversations: Mapping[str, str]) -> str:
     """The part of a template that finds the words asked for."""
-    named = {name: text for name, text in openings.items() if name}
-    return _settings({"openings": named, "before_own_words": openings[""], "tasks": TASKS}) + _CHOICE
+    openings = {"openings_of_single_turns": single_turns, "openings_of_conversations": conversations}
+    return _settings({**openings, "tasks": TASKS}) + _CHOICE
 
 
 def _settings(values: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from coh.data.records import (
     as_messages,
     clean_output,
 )
+from coh.data.sources.turns import task_of
 from coh.data.templates import Template
 from coh.saved import Words
 
@@ -51,8 +52,8 @@ class Steering:
         Args:
             prompt: a text, or the turns of a conversation.
             feedback: "good", "bad", the name of a template, or any words.
-            task: whose words are used where templates tell tasks apart; by default the one the model saw most, or that
-                of conversations for a prompt of several turns, where the model saw any.
+            task: whose words are used where templates tell tasks apart; by default that of conversations for several
+                turns, and else the one the model saw most.
 
         Raises:
             FeedbackError: there are no such words.
@@ -94,9 +95,8 @@ class Steering:
     def _task(self, task: str | None, prompt: str | Sequence[Message]) -> str:
         if task is not None and task not in TASKS:
             raise FeedbackError(f"task {task!r} is not one of {', '.join(TASKS)}")
-        turns = [] if isinstance(prompt, str) else [turn for turn in prompt if turn.role != "system"]
-        by_turns = "conversation" if len(turns) > 1 and "conversation" in self.words.tasks else None
-        return task or by_turns or self.words.tasks[0]
+        by_turns = task_of(as_messages(prompt))
+        return task or (by_turns if by_turns == "conversation" else self.words.tasks[0])
 
     def _template(self, feedback: str, task: str) -> Template:
         return steering_template(self.form.family, task, feedback, self.form.lead)

@@ -80,6 +80,8 @@ def test_steering_by_name_and_by_any_words():
     assert steering_template(family, "general", "conversation.n.1").name == "conversation.n.1"
     own = steering_template(family, "general", " In one word: ")
     assert "".join(segment.text for segment in opening(own, "Why?")) == "User: Why? In one word:"
+    bare = read_family("mine", {"tasks": {"general": {"p": ["Good: {better}"]}}})
+    assert "".join(segment.text for segment in opening(steering_template(bare, "general", "Best:"), "Why?")) == "Best:"
     for wrong in ("", "  ", "{better}"):
         with pytest.raises(FeedbackError, match="write good, bad, the name of a template, or words without braces"):
             steering_template(family, "general", wrong)

@@ -376,7 +376,7 @@ def test_preference_keeps_a_system_message_at_the_start_and_calls_several_turns_
     row = {"prompt": turns("Hi!", system="Be kind."), "chosen": reply("Hello."), "rejected": reply("What?")}
     group = read("preference", row)
     assert group.prompt == (Message("system", "Be kind."), Message("user", "Hi!"))
-    assert group.task == "general"
+    assert group.task == "conversation"  # two roles to be named
     history = ("Hi!", "Hello.", "And now?")
     row = {"chosen": turns(*history, "A riddle."), "rejected": turns(*history, "Nothing.")}
     group = read("preference", row)
@@ -1170,5 +1170,5 @@ def test_real_chat_pairs_are_read_with_exact_counts(load, real_data):
     assert (store.format, store.num_rows, store.dropped) == ("preference", 300, {})
     groups = groups_of(store)
     assert Counter(group.prompt[0].role for group in groups) == {"user": 220, "system": 80}
-    assert Counter(group.task for group in groups) == {"general": 194, "conversation": 106}
+    assert Counter(group.task for group in groups) == {"general": 114, "conversation": 186}
     assert len(set(store.prompt_hashes.tolist())) == 295

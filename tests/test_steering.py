@@ -131,15 +131,12 @@ def test_conversations_and_tasks(steering):
         steering.prompt_ids("Hi", task="poem")
 
 
-def test_a_conversation_has_its_own_words_where_the_model_was_taught_any():
-    family = load_family("prose")
-    taught, other = (
-        Steering.of(Words(family, tasks=tasks), byte_tokenizer()) for tasks in (("answer", "conversation"), ("answer",))
-    )
-    assert taught.prompt_ids(TURNS) == taught.prompt_ids(TURNS, task="conversation")
-    assert other.prompt_ids(TURNS) == other.prompt_ids(TURNS, task="answer")
-    assert taught.prompt_ids(TURNS) != other.prompt_ids(TURNS)
-    assert taught.prompt_ids("Hi") == taught.prompt_ids("Hi", task="answer")
+@pytest.mark.parametrize("turns", [TURNS, [Message("system", "Be brief."), Message("user", "Hi")]])
+def test_several_turns_have_the_words_of_conversations(turns):
+    steering = Steering.of(Words(load_family("prose"), tasks=("answer",)), byte_tokenizer())
+    assert steering.prompt_ids(turns) == steering.prompt_ids(turns, task="conversation")
+    assert steering.prompt_ids(turns) != steering.prompt_ids(turns, task="answer")
+    assert steering.prompt_ids("Hi") == steering.prompt_ids("Hi", task="answer")
 
 
 def test_earlier_outputs_stand_in_front_worst_first(steering):

@@ -264,7 +264,7 @@ class Chains:
             if len(group)
             else 1
         )
-        picks = rng.random((5 + (most if self.max_outputs > 2 else 0), len(group)))
+        picks = rng.random((4 + (most if self.max_outputs > 2 else 0), len(group)))
         for number in np.unique(source).tolist():
             arrays, task = self._arrays[number], self._task[number]
             own = np.flatnonzero(source == number)

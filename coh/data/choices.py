@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -44,8 +45,9 @@ class GroupArrays:
         self._first = np.cumsum(self.num_outputs) - self.num_outputs
         self.is_tie = (self.num_outputs > 1) & (self.rank(np.arange(len(self.task)), self.num_outputs - 1) == 1)
         has_critique = self._has_critique(columns.column("critiques"))
-        self._critiqued = _Picks(has_critique, self._first, self.num_outputs)
-        self._refinable = _Picks(has_critique & (self._ranks > 1), self._first, self.num_outputs)
+        # Outputs of which something was said; and those of them to which another was preferred.
+        self.critiqued = _Picks(has_critique, self._first, self.num_outputs)
+        self.refinable = _Picks(has_critique & (self._ranks > 1), self._first, self.num_outputs)
         verdict = columns.column("is_good")
         patterns = [tuple(is_target) for is_target in _flags(columns.column("verbatim"))]
         self.patterns = sorted(set(patterns) - {()})
@@ -63,18 +65,14 @@ class GroupArrays:
 
     def num_better(self, group: Ints, output: Ints) -> Ints:
         """How many outputs are ranked above this one, in each of these groups."""
-        flat = np.arange(len(self._ranks))
+        return self._first_of_rank[self._first[group] + output] - self._first[group]
+
+    @cached_property
+    def _first_of_rank(self) -> Ints:
+        """Of every output, where the first one of its group and rank stands."""
         is_new = np.append(True, self._ranks[1:] != self._ranks[:-1])
         is_new[self._first] = True
-        return np.maximum.accumulate(np.where(is_new, flat, 0))[self._first[group] + output] - self._first[group]
-
-    def critiqued(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
-        """One output of each group of which something was said."""
-        return self._critiqued(group, pick)
-
-    def refinable(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
-        """One output of each group of which something was said, and to which another was preferred."""
-        return self._refinable(group, pick)
+        return np.maximum.accumulate(np.where(is_new, np.arange(len(self._ranks)), 0))
 
     def _has_critique(self, critiques: Any) -> NDArray[np.bool_]:
         import pyarrow.compute as pc
@@ -91,8 +89,8 @@ class GroupArrays:
             "p": is_compared | is_good,
             "n": is_compared | is_bad,
             "tie": self.is_tie,
-            "critique": self._critiqued.count > 0,
-            "refine": (self._refinable.count > 0) & ~is_revision,
+            "critique": self.critiqued.count > 0,
+            "refine": (self.refinable.count > 0) & ~is_revision,
             "revision": is_revision & says_of_last,
         }
         code = sum(mask.astype(np.int64) << KINDS.index(kind) for kind, mask in gives.items())
@@ -172,7 +170,7 @@ class Draw:
     """A template and outputs for every one of these groups, all of which give the same kinds of chain.
 
     Args:
-        picks: (5 + outputs of the largest group, groups) numbers in [0, 1).
+        picks: (4 + outputs of the largest group, groups) numbers in [0, 1).
         width: columns of `outputs`, at least as many as any template has outputs.
 
     `template` is (groups,) the number of a template; `outputs` is (groups, width) which outputs of the group are drawn,
@@ -211,7 +209,7 @@ class Draw:
             own = places[sizes == size]
             group = self._group[own]
             # The outputs with the smallest numbers are taken, best first.
-            numbers = self._picks[5:, own].T.copy()
+            numbers = self._picks[4:, own].T.copy()
             numbers[np.arange(numbers.shape[1]) >= self._arrays.num_outputs[group][:, None]] = 2
             chosen = np.sort(np.argsort(numbers, axis=1, kind="stable")[:, :size], axis=1)
             chosen = chosen if kind == "pn" else chosen[:, ::-1]

@@ -69,7 +69,8 @@ def steering_template(family: Family, task: str, feedback: str, lead: str = " ")
     if not feedback.strip() or "{" in feedback or "}" in feedback:
         raise FeedbackError(f"feedback {feedback!r}: write good, bad, the name of a template, or words without braces")
     before, slot, _ = _first(family, task, "p").text.partition("{prompt}")
-    return Template(f"{task}.p.own", f"{before}{slot}{lead if slot else ''}{feedback.strip()} {{better}}")
+    start = f"{before}{slot}{lead}" if slot else ""  # a template without a prompt begins with its words
+    return Template(f"{task}.p.own", f"{start}{feedback.strip()} {{better}}")
 
 
 def revising_template(family: Family, task: str, num_earlier: int) -> Template:

@@ -81,8 +81,12 @@ def prompt_and_outputs(
 
 
 def task_of(prompt: Sequence[Message]) -> str:
-    """More than one turn, a system message aside, makes a conversation."""
-    return "conversation" if sum(turn.role != "system" for turn in prompt) > 1 else "general"
+    """Anything but a single user turn is a conversation: its turns are written with the names of their roles.
+
+    >>> task_of([Message("system", "Be brief."), Message("user", "Hi!")])
+    'conversation'
+    """
+    return "conversation" if prompt and [turn.role for turn in prompt] != ["user"] else "general"
 
 
 def merged(turns: Sequence[Message]) -> tuple[Message, ...]:
