@@ -66,7 +66,7 @@ def described(chains, documents):
 
 
 def test_tokens_are_those_of_the_segments(stores, encoder):
-    """Pieces from the table, joined, equal the document built from segments; lengths and targets are known before."""
+    """Pieces from the table, joined, equal the document built from segments; lengths are known before."""
     for name in ("marker", "prose"):
         kinds = [*KINDS, "question"] if name == "prose" else KINDS
         chains = make(stores, encoder, name, polarities=kinds, capacity=2048)
@@ -81,7 +81,7 @@ def test_tokens_are_those_of_the_segments(stores, encoder):
             ends = [segment.is_target and (name == "marker" or n == last) for n, segment in enumerate(segments)]
             expected = encoder.document(segments, group.source, ends)
             assert (ids.tolist(), targets.tolist()) == (list(expected.input_ids), list(expected.target_mask))
-            assert len(ids) == documents.lengths[number] and targets.sum() == documents.num_targets[number]
+            assert len(ids) == documents.lengths[number]
 
 
 def test_whole_encoding_gives_the_same_documents(stores, encoder):

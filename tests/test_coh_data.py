@@ -309,3 +309,9 @@ def test_nothing_to_train_on(folder, tokenizer, tmp_path):
     path = write_rows(tmp_path / "one.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
     with pytest.raises(FeedbackError, match="none of its rows gives a group"):
         load(folder, tokenizer, feedback_data=[path])
+
+
+def test_one_format_is_that_of_the_evaluation_sources_too():
+    assert CoHDataArgs(feedback_format="ranked").eval_formats(2) == ["ranked", "ranked"]
+    several = CoHDataArgs(feedback_data=["webgpt", "hh_rlhf"], feedback_format=["webgpt", "hh_rlhf"])
+    assert several.eval_formats(1) == ["auto"]

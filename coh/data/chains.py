@@ -59,11 +59,6 @@ class ChainDocuments:
     def lengths(self) -> Ints:
         return self.cell_lengths.sum(axis=1).astype(np.int64)
 
-    @property
-    def num_targets(self) -> Ints:
-        """Target tokens of each document."""
-        return (self.cell_lengths * self.chains.table.is_target[self.template]).sum(axis=1).astype(np.int64)
-
     def tokens(self, number: int) -> tuple[Ids, NDArray[np.bool_], int]:
         table, template, lengths = self.chains.table, self.template[number], self.cell_lengths[number]
         cells: list[Ids] = []

@@ -148,7 +148,7 @@ def load_datasets(
             )
             for spec, feedback_format in zip(
                 (*train_specs, *eval_specs),
-                spread(args.feedback_format, len(train_specs)) + ["auto"] * len(eval_specs),
+                [*spread(args.feedback_format, len(train_specs)), *args.eval_formats(len(eval_specs))],
             )
         ],
         test_size=args.webgpt_dataset_test_size,

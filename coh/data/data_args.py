@@ -225,6 +225,10 @@ class CoHDataArgs:
         """The words of each source."""
         return [load_family(name) for name in spread(self.templates, num_sources)]
 
+    def eval_formats(self, num_sources: int) -> list[str]:
+        """The format of each evaluation source: what all sources have, or else what its columns say."""
+        return spread(self.feedback_format if len(self.feedback_format) == 1 else ["auto"], num_sources)
+
     @property
     def has_pretrain(self) -> bool:
         return self.pretrain_data != "none" and self.pretrain_ratio > 0
