@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toys import byte_tokenizer, pairs, write_rows
 
 from coh.data.chains import Chains, Source
-from coh.data.choices import two_of
+from coh.data.choices import some_of, two_of
 from coh.data.encoding import Encoder
 from coh.data.forms import make_form
 from coh.data.hindsight import chain
@@ -200,7 +200,7 @@ def test_ties_without_words_are_dropped_and_counted(stores, encoder):
 def test_templates_without_the_kind_asked_for(stores, encoder):
     family = read_family("mine", {"tasks": {"general": {"p": ["{prompt} Good: {better}"]}}})
     with pytest.raises(
-        FeedbackError, match="templates mine have none of n, pn for answer or general: choose others with --chains"
+        FeedbackError, match="templates mine have none of n, pn for general: choose others with --chains"
     ):
         make(stores, encoder, family, polarities=["n", "pn"])
 
@@ -215,3 +215,26 @@ def test_pairs_of_a_ranking_are_equally_likely():
     first, second = two_of(np.full(60_000, 4), np.linspace(0, 1, 60_000, endpoint=False))
     counts = Counter(zip(first.tolist(), second.tolist()))
     assert len(counts) == 6 and set(counts.values()) == {10_000}
+
+
+def test_outputs_of_a_ranking_are_all_equally_likely_to_be_taken_together():
+    picks = np.random.default_rng(0).random((3, 60_000))
+    counts = Counter(map(tuple, some_of(np.full(60_000, 5), picks).tolist()))
+    assert len(counts) == 10 and all(sorted(set(chosen)) == list(chosen) for chosen in counts)
+    assert max(abs(count - 6_000) for count in counts.values()) < 6 * np.sqrt(6_000)
+
+
+def test_a_family_needs_words_for_the_tasks_of_its_own_source_only(stores, encoder):
+    answers = read_family("mine", {"tasks": {"answer": {"p": ["{prompt} Good: {better}"]}}})
+    documents = (chains := make(stores, encoder, ["marker", answers], polarities=["p"])).window(0, 0)
+    names = {
+        (chains.sources[s].name, chains.table.templates[t].text) for s, t in zip(documents.source, documents.template)
+    }
+    assert names == {("pairs", "User: {prompt} A helpful answer: {better}"), ("webgpt", "{prompt} Good: {better}")}
+
+
+def test_weights_that_leave_nothing_are_refused(stores, encoder):
+    only_ties = Source("webgpt", stores["webgpt"], np.arange(1, 30, 2), make_form(load_family("marker"), "plain", None))
+    pairs_too = Source("pairs", stores["pairs"], np.arange(60), only_ties.form)
+    with pytest.raises(FeedbackError, match="no usable feedback in the sources with a weight above 0: webgpt: tie"):
+        Chains([only_ties, pairs_too], encoder, polarities=["p"], capacity=99, weights=[1, 0])

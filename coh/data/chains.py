@@ -133,6 +133,9 @@ class Chains:
         num_outputs = min(self.max_outputs, int(arrays.num_outputs.max(initial=1)))
         found = []
         for task in self.tasks:
+            if task not in arrays.tasks:  # another source's; these templates need no words for it
+                found.append(Choices())
+                continue
             choices = choices_for(task, source.form.family, polarities, num_outputs, entries)
             if arrays.patterns:
                 start = len(entries)
@@ -142,9 +145,10 @@ class Chains:
                 ]
                 choices.templates["verbatim"] = np.arange(start, len(entries))
             if not choices.templates:
+                where = task if task == "general" else f"{task} or general"
                 raise FeedbackError(
-                    f"templates {source.form.family.name} have none of {', '.join(polarities)} for {task} or general: "
-                    f"choose others with --chains"
+                    f"templates {source.form.family.name} have none of {', '.join(polarities)} for {where}: choose "
+                    f"others with --chains"
                 )
             found.append(choices)
         return found
@@ -185,6 +189,8 @@ class Chains:
         if weights is None:
             return sizes
         shares = np.where(sizes > 0, np.asarray(weights, np.float64), 0)
+        if not shares.any():
+            raise FeedbackError(f"no usable feedback in the sources with a weight above 0: {self._why()}")
         exact = shares / shares.sum() * sizes.sum()
         counts = np.floor(exact).astype(np.int64)
         counts[np.argsort(counts - exact, kind="stable")[: int(sizes.sum() - counts.sum())]] += 1  # largest remainders
@@ -251,15 +257,7 @@ class Chains:
         """A template and the outputs for its slots, for every document."""
         template = np.zeros(len(group), np.int64)
         outputs = np.full((len(group), self._sides.shape[1]), -1, np.int64)
-        most = (
-            max(
-                int(self._arrays[number].num_outputs[group[source == number]].max(initial=1))
-                for number in np.unique(source).tolist()
-            )
-            if len(group)
-            else 1
-        )
-        picks = rng.random((4 + (most if self.max_outputs > 2 else 0), len(group)))
+        picks = rng.random((4 + (self.max_outputs if self.max_outputs > 2 else 0), len(group)))
         for number in np.unique(source).tolist():
             arrays, task = self._arrays[number], self._task[number]
             own = np.flatnonzero(source == number)

@@ -170,7 +170,7 @@ class Draw:
     """A template and outputs for every one of these groups, all of which give the same kinds of chain.
 
     Args:
-        picks: (4 + outputs of the largest group, groups) numbers in [0, 1).
+        picks: (4, groups) numbers, or (4 + max_outputs, groups) where rankings are drawn, in [0, 1).
         width: columns of `outputs`, at least as many as any template has outputs.
 
     `template` is (groups,) the number of a template; `outputs` is (groups, width) which outputs of the group are drawn,
@@ -208,10 +208,7 @@ class Draw:
         for size in np.unique(sizes).tolist():
             own = places[sizes == size]
             group = self._group[own]
-            # The outputs with the smallest numbers are taken, best first.
-            numbers = self._picks[4:, own].T.copy()
-            numbers[np.arange(numbers.shape[1]) >= self._arrays.num_outputs[group][:, None]] = 2
-            chosen = np.sort(np.argsort(numbers, axis=1, kind="stable")[:, :size], axis=1)
+            chosen = some_of(self._arrays.num_outputs[group], self._picks[4 : 4 + size, own])
             chosen = chosen if kind == "pn" else chosen[:, ::-1]
             rank = self._arrays.rank(group[:, None], chosen)
             pattern = ((rank[:, 1:] == rank[:, :-1]) << np.arange(size - 1)).sum(axis=1)
@@ -257,3 +254,21 @@ def two_of(num_outputs: Ints, pick: NDArray[np.float64]) -> tuple[Ints, Ints]:
     number = (pick * (num_outputs * (num_outputs - 1) // 2)).astype(np.int64)  # pairs counted by their second member
     second = ((1 + np.sqrt(1 + 8 * number)) / 2).astype(np.int64)
     return number - second * (second - 1) // 2, second
+
+
+def some_of(num_outputs: Ints, picks: NDArray[np.float64]) -> Ints:
+    """As many of each range(n) as there are rows of picks in [0, 1), in order, all subsets equally likely.
+
+    Floyd's way: the next number is drawn among one more than before, and where it is taken already, the last of them.
+
+    >>> some_of(np.array([5]), np.array([[0.0], [0.3], [0.9]])).tolist()
+    [[0, 1, 4]]
+    """
+    size = len(picks)
+    chosen = np.full((len(num_outputs), size), -1)
+    for place in range(size):
+        last = num_outputs - size + place
+        drawn = (picks[place] * (last + 1)).astype(np.int64)
+        is_taken = (chosen == drawn[:, None]).any(axis=1)
+        chosen[:, place] = np.where(is_taken, last, drawn)
+    return np.sort(chosen, axis=1)

@@ -217,8 +217,8 @@ class CoHDataArgs:
             except FeedbackError as error:
                 problems += [f"--templates: {line.strip()}" for line in str(error).split("\n")]
                 continue
-            if is_sound and not any(family.choices("general", kind) for kind in self.chains):
-                problems.append(f"--chains {','.join(self.chains)}: templates {name} have none of these for general.")
+            if is_sound and not any(template.polarity in self.chains for template in family.templates):
+                problems.append(f"--chains {','.join(self.chains)}: templates {name} have none of these.")
         return problems
 
     def families(self, num_sources: int) -> list[Family]:
