@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 from transformers import set_seed
 
 from coh.arguments import parse
@@ -69,13 +70,11 @@ def scores_of_outputs(
         do_sample=True, top_p=0.95, max_new_tokens=args.max_new_tokens, num_return_sequences=args.num_outputs
     )
     found = []
-    for start in range(0, len(pairs), 4):
+    for start in tqdm(range(0, len(pairs), 4), desc=f"{feedback} words, guidance {guidance:g}", leave=False):
         part = pairs[start : start + 4]
         requests = [Request(pair.prompt, feedback) for pair in part]
         outputs = model.answer(requests, guidance=guidance, **options)
         found += [model.score(pair.prompt, own, per_token=True).mean() for pair, own in zip(part, outputs)]
-        print(f"\r{feedback} words, guidance {guidance:g}: {len(found)} of {len(pairs)} prompts", end="", flush=True)
-    print("\r" + " " * 60, end="\r")
     return np.array(found)
 
 

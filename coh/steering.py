@@ -34,12 +34,16 @@ class Steering:
     words: Words
     form: Form
     encoder: Encoder
+    is_exact: bool = True  # whether pieces join to the text's ids; otherwise texts are encoded whole, as in training
 
     @classmethod
     def of(cls, words: Words, tokenizer: Any) -> Steering:
         """The words of a model, with its tokenizer."""
         form = make_form(words.family, words.prompt_format, tokenizer)
-        return cls(words, form, Encoder(tokenizer, words.prepend_bos, form.end_of_output, form.border))
+        encoder = Encoder(tokenizer, words.prepend_bos, form.end_of_output, form.border)
+        prompt = Segment(form.write(as_messages("Ask"), words.tasks[0]), is_target=False)
+        example = [prompt, Segment(f"{form.lead}Answer:", is_target=False), Segment(" Reply", is_target=True)]
+        return cls(words, form, encoder, encoder.holds_law([example]))
 
     @property
     def end_of_output(self) -> int:
@@ -89,7 +93,7 @@ class Steering:
         documents = []
         for output in outputs:
             segments = chain(template, text, [clean_output(output)])
-            documents.append(self.encoder.document(segments, "", [part.is_target for part in segments]))
+            documents.append(self._document(segments, [part.is_target for part in segments]))
         return documents
 
     def _task(self, task: str | None, prompt: str | Sequence[Message]) -> str:
@@ -107,4 +111,7 @@ class Steering:
     def _ids(self, template: Template, segments: Sequence[Segment]) -> list[int]:
         """The ids of the beginning of a chain; outputs that stand in it end as they do in training."""
         ends = [part.is_target and self.form.family.eos == "each" for part in segments]
-        return list(self.encoder.document(segments, "", ends).input_ids)
+        return list(self._document(segments, ends).input_ids)
+
+    def _document(self, segments: Sequence[Segment], ends: Sequence[bool]) -> Document:
+        return self.encoder.document(segments, "", ends, is_whole=not self.is_exact)

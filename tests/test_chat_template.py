@@ -9,7 +9,7 @@ from toys import byte_tokenizer, tiny_model_folder
 from transformers import AutoTokenizer, GenerationConfig
 
 from coh.chat_template import ORIGINAL, own_template, save_for_others, steering_chat_template
-from coh.data.records import TASKS, ChatText, FeedbackError, Message, Segment
+from coh.data.records import TASKS, FeedbackError, Message
 from coh.data.templates import load_family, read_family
 from coh.saved import Words, save_words
 from coh.steering import Steering
@@ -102,19 +102,14 @@ def test_chat_prompts_have_the_ids_of_steering(chat_tokenizer):
 
 @pytest.mark.parametrize("name", ["llama_like", "bytes512"])
 def test_sentencepiece_and_a_chat_template_without_special_tokens(tokenizers, name):
-    """The one place where ids differ, by SentencePiece's dummy space: behind a generation prompt that holds no special
-    token and ends in white space. There the law of pieces does not hold, and rows of training are encoded whole.
+    """Behind a generation prompt that holds no special token and ends in white space, SentencePiece puts a dummy space
+    in front of the words. The law of pieces does not hold there, so texts are encoded whole, as rows of training are.
     """
     tokenizer = tokenizers(name)
     tokenizer.chat_template = CHATML  # its markers are letters here
     words = Words(load_family("marker"), prompt_format="chat")
-    steering, turns = Steering.of(words, tokenizer), CONVERSATIONS["one turn"]
-    text = steering.form.write([Message(*turn) for turn in turns], "general") + "A helpful answer:"
-    (whole,) = steering.encoder.whole([Segment(ChatText(text), is_target=False)])
-    served = deepcopy(tokenizer)
-    served.chat_template = steering_chat_template(words, tokenizer)
-    assert served_ids(served, turns) == whole.tolist()
-    assert ("chat", "good") in broken(words, tokenizer, {"chat": turns})
+    assert not Steering.of(words, tokenizer).is_exact
+    assert broken(words, tokenizer, {"one": CONVERSATIONS["one turn"], "turns": CONVERSATIONS["turns"]}) == []
 
 
 def test_the_law_can_fail(tokenizers):

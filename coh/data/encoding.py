@@ -90,12 +90,15 @@ class Encoder:
         ids = np.array(encoded["input_ids"][0], np.int32)
         return [ids[owner == number + 1] for number in range(len(segments))]
 
-    def document(self, segments: Sequence[Segment], source: str, ends: Sequence[bool]) -> Document:
-        """One document from its segments; `ends` says after which of them the end-of-text token stands."""
+    def document(
+        self, segments: Sequence[Segment], source: str, ends: Sequence[bool], is_whole: bool = False
+    ) -> Document:
+        """One document from its segments; `ends` says after which of them the end-of-text token stands, `is_whole`
+        whether the text is encoded in one go.
+        """
         ids, mask = [self.bos], [np.zeros(len(self.bos), bool)]
-        for piece, segment, end in zip(
-            self.encode([segment.text for segment in segments]), segments, ends, strict=True
-        ):
+        pieces = self.whole(segments) if is_whole else self.encode([segment.text for segment in segments])
+        for piece, segment, end in zip(pieces, segments, ends, strict=True):
             piece = np.concatenate([piece, self.eos]) if end else piece
             ids.append(piece)
             mask.append(np.full(len(piece), segment.is_target))
