@@ -20,6 +20,7 @@ from coh import coh_train
 from coh.arguments import ConfigError, parse
 from coh.evaluate import EvaluateArgs, held_out_pairs, score_pairs, table
 from coh.generate import generate_outputs
+from coh.generation import place_model
 from coh.modeling import ModelError, has_fast_bf16, load_model, load_tokenizer
 from coh.saved import Words, load_words
 from coh.steering import Steering
@@ -74,7 +75,7 @@ def pretrained_model(folder: Path = MODEL) -> Path:
 def measure(folder: Path, words: Words, pairs: Sequence[Any], label: str) -> tuple[dict[str, float], dict[str, str]]:
     """The figures of a model on the pairs, and what it writes for the prompt under good and under bad words."""
     tokenizer = load_tokenizer(str(folder))
-    steering, model = Steering.of(words, tokenizer), load_model(str(folder))
+    steering, model = Steering.of(words, tokenizer), place_model(load_model(str(folder)))
     figures = score_pairs(model, steering, pairs, progress=f"Measuring {label}").measures()
     outputs = {
         quality: generate_outputs(

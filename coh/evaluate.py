@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from coh.arguments import ConfigError, parse
 from coh.data.records import FeedbackError, FeedbackGroup
 from coh.data.sources import load_groups, parse_sources, split_groups
+from coh.generation import place_model
 from coh.modeling import DTYPES, load_model, load_tokenizer
 from coh.saved import load_words
 from coh.score import score_documents
@@ -158,6 +159,7 @@ class EvaluateArgs:
         default="auto",
         metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; auto is how they were saved."},
     )
+    device: str = field(default="auto", metadata={"help": "Where to compute: auto takes a GPU where there is one."})
     json: str | None = field(default=None, metadata={"help": "File that the figures are written to as JSON."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and prepared data are kept."})
 
@@ -215,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         tokenizer = load_tokenizer(args.model, args.cache_dir)
         steering = Steering.of(words, tokenizer)
-        model = load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir)
+        model = place_model(load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir), args.device)
         figures = {
             name: score_pairs(model, steering, own, args.max_length, f"Scoring {name}").measures()
             for name, own in pairs.items()
