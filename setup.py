@@ -38,6 +38,7 @@ setup(
         "tensorboard": ["tensorboard"],
         "liger-kernel": ["liger-kernel"],
         "serving": ["transformers[serving]"],
+        "benchmark": ["matplotlib>=3.8", "trl>=1.0"],
         "dev": [
             "hypothesis",
             "mypy",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from coh.data.records import FeedbackGroup, Message
     from coh.experiment import ExperimentArgs
     from coh.steered import SteeredModel, load
-    from coh.trainer import CoHTrainArgs, CoHTrainer
+    from coh.train_args import CoHTrainArgs
+    from coh.trainer import CoHTrainer
 
 __version__ = "0.1.0"
 
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CoHDataArgs": "coh.data.data_args",
     "CoHDataset": "coh.data.coh_data",
-    "CoHTrainArgs": "coh.trainer",
+    "CoHTrainArgs": "coh.train_args",
     "CoHTrainer": "coh.trainer",
     "ExperimentArgs": "coh.experiment",
     "FeedbackGroup": "coh.data.records",

@@ -17,7 +17,7 @@ from coh import coh_train
 from coh.arguments import SUCCESSORS, ConfigError
 from coh.data.data_args import CoHDataArgs
 from coh.experiment import ExperimentArgs, cross_problems
-from coh.trainer import CoHTrainArgs
+from coh.train_args import CoHTrainArgs
 
 TYPES = (ExperimentArgs, CoHDataArgs, CoHTrainArgs)
 LISTS = ("feedback_data", "eval_feedback_data")

@@ -22,7 +22,8 @@ from coh.experiment import ExperimentArgs, cross_problems
 from coh.masking import MaskingError, check_isolation
 from coh.modeling import ModelError, has_fast_bf16, load_model, load_tokenizer
 from coh.saved import Words, save_words
-from coh.trainer import CoHTrainArgs, CoHTrainer, RunError
+from coh.train_args import CoHTrainArgs
+from coh.trainer import CoHTrainer, RunError
 
 logger = logging.getLogger("coh")
 

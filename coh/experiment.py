@@ -9,7 +9,7 @@ from coh.arguments import ConfigError
 from coh.data.data_args import CoHDataArgs
 from coh.data.forms import own_template
 from coh.modeling import DTYPES, ModelError, load_config, load_tokenizer, problems_of
-from coh.trainer import CoHTrainArgs
+from coh.train_args import CoHTrainArgs
 
 
 @dataclass

@@ -20,7 +20,7 @@ from coh.preview.figures import figures_of, problems_of, warnings_of
 from coh.preview.page import page
 from coh.preview.rows import view_row
 from coh.preview.terminal import Terminal, has_color
-from coh.trainer import CoHTrainArgs
+from coh.train_args import CoHTrainArgs
 
 
 @dataclass
