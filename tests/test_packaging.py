@@ -63,9 +63,17 @@ class TestPackage:
         said = message_from_bytes(wheel.read(name))
         assert (said["Name"], said["Version"], said["Requires-Python"]) == ("coh", coh.__version__, ">=3.10")
         assert said["License"] == "Apache-2.0"
-        assert {"peft", "bitsandbytes", "wandb", "trackio", "tensorboard", "liger-kernel", "serving", "dev"} == set(
-            said.get_all("Provides-Extra")
-        )
+        assert {
+            "peft",
+            "bitsandbytes",
+            "wandb",
+            "trackio",
+            "tensorboard",
+            "liger-kernel",
+            "serving",
+            "dev",
+            "benchmark",
+        } == set(said.get_all("Provides-Extra"))
         needs = [Requirement(line) for line in said.get_all("Requires-Dist") if "extra ==" not in line]
         assert {str(need) for need in needs} == {str(need) for need in requirements("requirements.txt").values()}
 
