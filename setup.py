@@ -37,6 +37,7 @@ setup(
         "trackio": ["trackio"],
         "tensorboard": ["tensorboard"],
         "liger-kernel": ["liger-kernel"],
+        "rouge-score": ["rouge-score>=0.1.2"],
         "serving": ["transformers[serving]"],
         "benchmark": ["matplotlib>=3.8", "trl>=1.0"],
         "dev": [
@@ -47,6 +48,7 @@ setup(
             "pytest-cov",
             "pytest-timeout",
             "pytest-xdist",
+            "rouge-score>=0.1.2",
             "ruff",
             "setuptools>=77",
             "transformers[serving]",

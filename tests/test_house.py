@@ -48,6 +48,7 @@ FLOORS = {
     "data.summary": 0,
     "loss": 0,
     "masking": 0,
+    "measures": 0,
     "modeling": 0,
     "arguments": 0,
 }

@@ -70,6 +70,7 @@ class TestPackage:
             "trackio",
             "tensorboard",
             "liger-kernel",
+            "rouge-score",
             "serving",
             "dev",
             "benchmark",
