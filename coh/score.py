@@ -47,6 +47,19 @@ class OutputScores:
     num_tokens: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class RunScores:
+    """Of every run of targets: its document, log p in nats, tokens, and how many of those were the likeliest.
+
+    A run is one output, with its end-of-text token; a chain has several, in the order of its text.
+    """
+
+    document: NDArray[np.int64]
+    log_p: NDArray[np.float64]
+    num_tokens: NDArray[np.int64]
+    num_correct: NDArray[np.int64]
+
+
 def score_documents(
     model: Any,
     documents: Sequence[Document],
@@ -56,36 +69,77 @@ def score_documents(
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> OutputScores:
     """Log-probability of the targets of each document, in the order given; `max_length` cuts from the left."""
+    runs = score_runs(model, documents, pad_id, max_length, progress, tokens_per_batch)
+    log_p = np.bincount(runs.document, runs.log_p, len(documents)).astype(np.float64)
+    num_tokens = np.bincount(runs.document, runs.num_tokens, len(documents)).astype(np.int64)
+    return OutputScores(log_p, num_tokens)
+
+
+def score_runs(
+    model: Any,
+    documents: Sequence[Document],
+    pad_id: int,
+    max_length: int | None = None,
+    progress: str = "",
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+) -> RunScores:
+    """Scores of every run of targets, in the order of the documents.
+
+    Processes of one group share the batches between them, and all of them get all scores.
+    """
     import torch
+    from torch import distributed
     from tqdm import tqdm
 
     from coh.loss import target_scores
 
+    cut = [_cut(document, max_length) for document in documents]
+    starts = [np.flatnonzero(np.diff(targets, prepend=False) & targets) for _, targets in cut]
+    first = np.cumsum([0, *(len(places) for places in starts)])
+    found = np.zeros((int(first[-1]), 3))
+    batches = list(_by_length([len(ids) for ids, _ in cut], tokens_per_batch))
+    is_shared = distributed.is_available() and distributed.is_initialized()
+    rank, num_ranks = (distributed.get_rank(), distributed.get_world_size()) if is_shared else (0, 1)
     was_training = model.training
     model.eval()
-    log_p, num_tokens = np.zeros(len(documents)), np.zeros(len(documents), np.int64)
-    bar = tqdm(total=len(documents), desc=progress, disable=not progress, leave=False)
-    for batch in _by_length([len(document.input_ids) for document in documents], tokens_per_batch):
-        cut = [
-            (documents[n].input_ids[-(max_length or 0) :], documents[n].target_mask[-(max_length or 0) :])
-            for n in batch
-        ]
-        shape = len(batch), max(len(ids) for ids, _ in cut)
+    bar = tqdm(total=len(documents), desc=progress, disable=not progress or rank > 0, leave=False)
+    # Engines that keep weights apart compute together: every process runs as many batches, the last ones once more.
+    for place in range(rank, -(-len(batches) // num_ranks) * num_ranks, num_ranks):
+        batch = batches[min(place, len(batches) - 1)]
+        shape = len(batch), max(len(cut[n][0]) for n in batch)
         input_ids, labels = np.full(shape, pad_id), np.full(shape, IGNORED)
-        for row, (ids, targets) in enumerate(cut):
+        for row, n in enumerate(batch):
+            ids, targets = cut[n]
             input_ids[row, : len(ids)] = ids
             labels[row, : len(ids)] = np.where(targets, ids, IGNORED)
-        labels[:, 0] = IGNORED  # nothing predicts a first token
         # Padding stands behind the document, where causal attention cannot see it.
-        nll, _ = target_scores(
+        scores = target_scores(
             model, torch.from_numpy(input_ids).to(model.device), torch.from_numpy(labels).to(model.device)
         )
-        log_p[batch] = -nll.double().sum(1).cpu().numpy()
-        num_tokens[batch] = (labels != IGNORED).sum(1)
-        bar.update(len(batch))
+        nll, is_correct = (score.double().cpu().numpy() for score in scores)
+        if place < len(batches):
+            values = np.stack([-nll, labels != IGNORED, is_correct], axis=-1)
+            for row, n in enumerate(batch):
+                if len(starts[n]):
+                    found[first[n] : first[n + 1]] = np.add.reduceat(values[row], starts[n])
+        bar.update(len(batch) * num_ranks)
     bar.close()
     model.train(was_training)
-    return OutputScores(log_p, num_tokens)
+    if num_ranks > 1:
+        shared = torch.from_numpy(found).to(model.device)
+        distributed.all_reduce(shared)
+        found = shared.cpu().numpy()
+    owner = np.repeat(np.arange(len(documents)), np.diff(first))
+    return RunScores(owner, found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
+
+
+def _cut(document: Document, max_length: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Ids and targets without what is too long at the left; nothing predicts a first token."""
+    ids, targets = np.array(document.input_ids, np.int64), np.array(document.target_mask, bool)
+    if max_length:
+        ids, targets = ids[-max_length:], targets[-max_length:].copy()
+    targets[:1] = False
+    return ids, targets
 
 
 def _by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterable[list[int]]:

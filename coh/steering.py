@@ -93,8 +93,46 @@ class Steering:
         documents = []
         for output in outputs:
             segments = chain(template, text, [clean_output(output)])
-            documents.append(self._document(segments, [part.is_target for part in segments]))
+            documents.append(self._document(segments, self._ends(segments)))
         return documents
+
+    def chain_documents(self, pair: FeedbackGroup, polarity: str) -> list[Document]:
+        """The pair in one document, both outputs targets: pn has the better one first, np the worse one.
+
+        Empty where the templates have no such words.
+        """
+        template = next(iter(self.form.family.choices(pair.task, polarity)), None)
+        if template is None:
+            return []
+        outputs = {"better": pair.outputs[0], "worse": pair.outputs[-1]}
+        segments = chain(template, self._text(pair.prompt, pair.task), [outputs[slot] for slot in template.outputs])
+        return [self._document(segments, self._ends(segments))]
+
+    def question_documents(self, pair: FeedbackGroup, number: int = 0) -> tuple[Document, Document] | None:
+        """A question about a pair with its true answer, and the same with the outputs changed over, where it is false.
+
+        None where the templates ask nothing. `number` chooses among the questions, one after another.
+        """
+        choices = self.form.family.choices(pair.task, "question")
+        if not choices:
+            return None
+        template, text = choices[number % len(choices)], self._text(pair.prompt, pair.task)
+        outputs = {"better": pair.outputs[0], "worse": pair.outputs[-1]}
+        found = []
+        for first, second in (("better", "worse"), ("worse", "better")):
+            swapped = {"better": outputs[first], "worse": outputs[second]}
+            segments = chain(template, text, [swapped[slot] for slot in template.outputs])
+            found.append(self._document(segments, self._ends(segments)))
+        return found[0], found[1]
+
+    def _ends(self, segments: Sequence[Segment]) -> list[bool]:
+        """Behind which segments of a whole chain the end-of-text token stands: the last target, or each."""
+        last = max(number for number, part in enumerate(segments) if part.is_target)
+        return [part.is_target and (number == last or self._ends_each) for number, part in enumerate(segments)]
+
+    @property
+    def _ends_each(self) -> bool:
+        return self.form.family.eos == "each"
 
     def _task(self, task: str | None, prompt: str | Sequence[Message]) -> str:
         if task is not None and task not in TASKS:
@@ -110,7 +148,7 @@ class Steering:
 
     def _ids(self, template: Template, segments: Sequence[Segment]) -> list[int]:
         """The ids of the beginning of a chain; outputs that stand in it end as they do in training."""
-        ends = [part.is_target and self.form.family.eos == "each" for part in segments]
+        ends = [part.is_target and self._ends_each for part in segments]
         return list(self._document(segments, ends).input_ids)
 
     def _document(self, segments: Sequence[Segment], ends: Sequence[bool]) -> Document:

@@ -8,11 +8,11 @@ import torch
 from toys import byte_tokenizer, pairs, tiny_model_folder, write_rows
 
 from coh.arguments import ConfigError
-from coh.data.records import FeedbackGroup, as_messages
+from coh.data.records import Document, FeedbackGroup, as_messages
 from coh.data.templates import load_family
 from coh.rows import JudgedRow
 from coh.saved import Words, save_words
-from coh.score import ScoreArgs, agreement, judge, main, ranks_of, score_documents
+from coh.score import ScoreArgs, agreement, judge, main, ranks_of, score_documents, score_runs
 from coh.steering import Steering
 
 GROUPS = [
@@ -170,3 +170,17 @@ def test_what_is_wrong_with_options_is_said(folder, tmp_path):
         main(["--model", folder, "--input", "x.jsonl", "--output", str(tmp_path / "no" / "x.jsonl")])
     with pytest.raises(SystemExit, match=r"coh\.score: .*there is no file 'x\.jsonl'"):
         main(["--model", folder, "--input", "x.jsonl"])
+
+
+def test_runs_are_the_outputs_of_a_chain_one_by_one(model):
+    ids = tuple(range(3, 15))
+    chain = Document(ids, (False,) * 3 + (True,) * 3 + (False,) * 2 + (True,) * 4, "")
+    first, second = (
+        Document(chain.input_ids, tuple(on and (n < 7) == is_first for n, on in enumerate(chain.target_mask)), "")
+        for is_first in (True, False)
+    )
+    runs = score_runs(model, [chain, first, second], 2)
+    assert runs.document.tolist() == [0, 0, 1, 2] and runs.num_tokens.tolist() == [3, 4, 3, 4]
+    assert runs.log_p[:2] == pytest.approx(runs.log_p[2:], rel=1e-5)
+    assert (runs.num_correct <= runs.num_tokens).all()
+    assert score_runs(model, [chain], 2, max_length=4).num_tokens.tolist() == [3]  # the first of four is not predicted

@@ -25,7 +25,8 @@ def chat_tokenizer():
 def documents_of(path, tokenizer, folder, **options):
     """(ids, labels) of every document of an epoch, through the whole path: file, store, pieces, plan, row."""
     prepend_bos = options.pop("prepend_bos", False)
-    args = CoHDataArgs(feedback_data=[path], pretrain_data="none", templates="marker", seq_length=400, **options)
+    options = {"templates": "marker", **options}
+    args = CoHDataArgs(feedback_data=[path], pretrain_data="none", seq_length=400, **options)
     train = load_datasets(args, tokenizer, prepend_bos=prepend_bos, cache_dir=str(folder))["train"]
     found = []
     for row in (train[index] for index in range(len(train))):
@@ -86,6 +87,50 @@ def test_scored_documents_are_rows_of_one_output(tmp_path):
     known = {document.input_ids: document.target_mask for document in made}
     for ids, labels in documents_of(path, tokenizer, tmp_path, chains=["p"]):
         assert known[tuple(ids)] == tuple(label != -100 for label in labels)
+
+
+WORDS = """
+eos: {eos}
+tasks:
+  general:
+    p: ["{{prompt}} Good: {{better}}"]
+    n: ["{{prompt}} Bad: {{worse}}"]
+    pn: ["{{prompt}} Good: {{better}} Bad: {{worse}}"]
+    np: ["{{prompt}} Bad: {{worse}} Good: {{better}}"]
+    question:
+      - text: "{{prompt}} One: {{worse}} Two: {{better}} Which one is better?"
+        answer: "Two."
+"""
+
+
+@pytest.mark.parametrize("eos", ["each", "end"])
+@pytest.mark.parametrize("kind", ["pn", "np", "question"])
+def test_chains_and_questions_are_rows_too(tmp_path, kind, eos):
+    rows, tokenizer, words = pairs(30), byte_tokenizer(), tmp_path / "words.yaml"
+    words.write_text(WORDS.format(eos=eos))
+    steering = Steering.of(Words(load_family(str(words))), tokenizer)
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    groups = [FeedbackGroup("", as_messages(r["prompt"]), (r["chosen"], r["rejected"]), (1, 2)) for r in rows]
+    if kind == "question":
+        made = [steering.question_documents(group)[0] for group in groups]
+    else:
+        made = [document for group in groups for document in steering.chain_documents(group, kind)]
+    known = {document.input_ids: document.target_mask for document in made}
+    for ids, labels in documents_of(path, tokenizer, tmp_path, chains=[kind], templates=str(words)):
+        assert known[tuple(ids)] == tuple(label != -100 for label in labels)
+
+
+def test_a_question_is_asked_both_ways_and_without_words_not_at_all(steering):
+    pair = FeedbackGroup("", as_messages("Hi"), ("yes", "no"), (1, 2))
+    assert steering.question_documents(pair) is None
+    asking = Steering.of(Words(load_family("prose")), byte_tokenizer())
+    for number in range(3):
+        true, false = asking.question_documents(pair, number)
+        texts = [text_of(asking, document.input_ids) for document in (true, false)]
+        assert (
+            texts[0] != texts[1]
+            and texts[0].replace(" yes", " ?").replace(" no", " yes").replace(" ?", " no") == texts[1]
+        )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,220 @@
+"""What a model learned from the feedback of one source, as figures with intervals.
+
+In: a model, its words, and groups that it was not trained on. Out: `SourceFigures`, computed from the log-probabilities
+of whole training documents (`coh.score`):
+
+- *loss* and *accuracy* on the targets of each kind of chain: nats per token, and how often the token was the likeliest;
+- *pair accuracy*: how often the better output is the more probable one under good words, by the sum over its tokens,
+  per token, and by the difference that the words make (log p under good words less log p under bad ones);
+- *rank agreement*: Kendall's tau of that difference with people's ranks, for three outputs or more;
+- *questions*: how often the answer to "which is better?" is likelier where it is true than with the outputs changed
+  over;
+- *steering gap*: how much more the words move the better output than the worse one, mean over pairs of
+  [log p(better | good) - log p(better | bad)] - [log p(worse | good) - log p(worse | bad)], in nats;
+- *chain gain*: log p(better | worse one in front) - log p(better), in nats per token, both under good words;
+- *calibration error*: of the difference that the words make between two outputs, per token, read as a probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coh.data.records import Document, FeedbackGroup
+from coh.measures import Estimate, Reliability, mean, rank_agreement, ratio, reliability, wins
+from coh.score import RunScores, score_runs
+from coh.steering import Steering
+
+Floats = NDArray[np.float64]
+KINDS = {"p": "good outputs", "n": "bad outputs", "pn": "chains, better first", "np": "chains, worse first"}
+LABELS = {
+    **{f"loss_{kind}": f"loss on {label} (nats per token)" for kind, label in KINDS.items()},
+    **{f"accuracy_{kind}": f"accuracy on {label} (%)" for kind, label in KINDS.items()},
+    "pair_accuracy": "pair accuracy, sum of log p (%)",
+    "pair_accuracy_per_token": "pair accuracy, log p per token (%)",
+    "pair_accuracy_by_words": "pair accuracy, by what the words change (%)",
+    "rank_agreement": "agreement with rankings (Kendall's tau)",
+    "question_accuracy": "questions about pairs answered right (%)",
+    "steering_gap": "steering gap (nats per pair)",
+    "chain_gain": "chain gain (nats per token)",
+    "calibration_error": "calibration error of the score",
+}
+
+
+@dataclass(frozen=True)
+class SourceFigures:
+    """What was measured on one source; a figure that its feedback cannot give is absent.
+
+    `scores` are those of the better and of the worse outputs, nats per token, (pairs, 2).
+    """
+
+    figures: dict[str, Estimate]
+    reliability: Reliability | None
+    scores: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, for a file."""
+        figures = {name: asdict(figure) for name, figure in self.figures.items()}
+        return {
+            **figures,
+            "reliability": asdict(self.reliability) if self.reliability else None,
+            "scores": np.round(self.scores, 6).tolist(),
+        }
+
+
+def preferred_pairs(groups: Sequence[FeedbackGroup]) -> list[FeedbackGroup]:
+    """Every group that is no tie as its best and its worst output."""
+    return [
+        FeedbackGroup(group.source, group.prompt, (group.outputs[0], group.outputs[-1]), (1, 2), task=group.task)
+        for group in groups
+        if len(group.outputs) > 1 and not group.is_tie
+    ]
+
+
+class _Batch:
+    """Documents under names, scored together: batches of one length come from all of them."""
+
+    def __init__(self) -> None:
+        self.documents: list[Document] = []
+        self._places: dict[str, slice] = {}
+        self._runs: RunScores | None = None
+        self._first: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def add(self, name: str, documents: Sequence[Document]) -> None:
+        self._places[name] = slice(len(self.documents), len(self.documents) + len(documents))
+        self.documents += documents
+
+    def score(self, score: Callable[[Sequence[Document]], RunScores]) -> None:
+        self._runs = score(self.documents)
+        self._first = np.searchsorted(self._runs.document, np.arange(len(self.documents) + 1))
+
+    def sums(self, name: str) -> Floats:
+        """(documents, 3): log p, tokens, and tokens that were the likeliest, over all targets of a document."""
+        assert self._runs is not None
+        runs, place = self._runs, self._places[name]
+        values = (runs.log_p, runs.num_tokens, runs.num_correct)
+        return np.stack([np.bincount(runs.document, v, len(self.documents))[place] for v in values], axis=1)
+
+    def last(self, name: str) -> Floats:
+        """(documents, 2): log p and tokens of the last output of each document."""
+        assert self._runs is not None
+        stops = self._first[1:][self._places[name]] - 1
+        return np.stack([self._runs.log_p[stops], self._runs.num_tokens[stops].astype(float)], axis=1)
+
+
+def measure(
+    model: Any,
+    steering: Steering,
+    groups: Sequence[FeedbackGroup],
+    max_length: int | None = None,
+    progress: str = "",
+    *,
+    tokens_per_batch: int | None = None,
+) -> SourceFigures:
+    """All figures that these groups can give.
+
+    Args:
+        max_length: tokens of a document; longer ones lose the beginning of their prompt.
+        progress: what the progress bar says; none without it.
+        tokens_per_batch: how much is scored at once; figures do not depend on it.
+    """
+    pairs = preferred_pairs(groups)
+    rankings = [group for group in groups if len(group.outputs) > 2 and not group.is_tie]
+    batch = _documents(steering, pairs, rankings)
+    sizes = {} if tokens_per_batch is None else {"tokens_per_batch": tokens_per_batch}
+    batch.score(lambda found: score_runs(model, found, steering.end_of_output, max_length, progress, **sizes))
+    return _figures(batch, pairs, rankings)
+
+
+def _documents(steering: Steering, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup]) -> _Batch:
+    batch = _Batch()
+    for words in ("good", "bad"):
+        batch.add(words, [document for pair in pairs for document in steering.documents(pair, words)])
+        batch.add(f"{words} ranked", [document for group in rankings for document in steering.documents(group, words)])
+    for kind in ("pn", "np"):
+        batch.add(kind, [document for pair in pairs for document in steering.chain_documents(pair, kind)])
+    asked = [steering.question_documents(pair, number) for number, pair in enumerate(pairs)]
+    batch.add("true", [documents[0] for documents in asked if documents])
+    batch.add("false", [documents[1] for documents in asked if documents])
+    return batch
+
+
+def _figures(batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup]) -> SourceFigures:
+    figures: dict[str, Estimate] = {}
+    good, bad = batch.sums("good").reshape(-1, 2, 3), batch.sums("bad").reshape(-1, 2, 3)
+    by_kind = {"p": good[:, 0], "n": bad[:, 1], "pn": batch.sums("pn"), "np": batch.sums("np")}
+    for kind, sums in by_kind.items():
+        if len(sums):
+            figures[f"loss_{kind}"] = ratio(-sums[:, 0], sums[:, 1])
+            figures[f"accuracy_{kind}"] = _percent(ratio(sums[:, 2], sums[:, 1]))
+    scores, calibration = np.zeros((0, 2)), None
+    if pairs:
+        log_p, num_tokens = good[..., 0], good[..., 1]
+        moved = log_p - bad[..., 0]
+        for name, values in (("", log_p), ("_per_token", log_p / num_tokens), ("_by_words", moved)):
+            figures[f"pair_accuracy{name}"] = _percent(mean(wins(values[:, 0], values[:, 1])))
+        figures["steering_gap"] = mean(moved[:, 0] - moved[:, 1])
+        scores = moved / num_tokens
+        calibration = reliability(scores[:, 0] - scores[:, 1])
+        figures["calibration_error"] = Estimate(calibration.error, float("nan"), float("nan"), len(pairs))
+        if len(by_kind["np"]) == len(pairs):
+            second, alone = batch.last("np"), good[:, 0]
+            figures["chain_gain"] = mean(second[:, 0] / second[:, 1] - alone[:, 0] / alone[:, 1])
+    true, false = batch.sums("true")[:, 0], batch.sums("false")[:, 0]
+    if len(true):
+        figures["question_accuracy"] = _percent(mean(wins(true, false)))
+    agreements = _rank_agreements(batch, rankings)
+    if len(agreements):
+        figures["rank_agreement"] = mean(agreements)
+    return SourceFigures({name: figures[name] for name in LABELS if name in figures}, calibration, scores)
+
+
+def _rank_agreements(batch: _Batch, rankings: Sequence[FeedbackGroup]) -> Floats:
+    """One tau a ranking; those whose scores are all equal have none."""
+    moved = batch.sums("good ranked")[:, 0] - batch.sums("bad ranked")[:, 0]
+    stops = np.cumsum([len(group.outputs) for group in rankings])
+    found = [
+        rank_agreement(moved[stop - len(group.outputs) : stop].tolist(), group.ranks)
+        for stop, group in zip(stops, rankings)
+    ]
+    return np.array([tau for tau in found if not np.isnan(tau)])
+
+
+def _percent(estimate: Estimate) -> Estimate:
+    return replace(estimate, value=100 * estimate.value, low=100 * estimate.low, high=100 * estimate.high)
+
+
+def table(columns: dict[str, SourceFigures]) -> str:
+    """Figures of some models or sources side by side, as text; a figure that one of them lacks is a dash.
+
+    >>> figures = {"loss_p": Estimate(2.0, 1.9, 2.1, 30)}
+    >>> print(table({"before": SourceFigures(figures, None)}))
+                                                                before
+    loss on good outputs (nats per token)           2.000 (1.90, 2.10)
+    """
+    width = max([20, *(len(name) + 2 for name in columns)])
+    lines = [f"{'':46}" + "".join(f"{name:>{width}}" for name in columns)]
+    for key, label in LABELS.items():
+        if any(key in column.figures for column in columns.values()):
+            cells = [
+                told(column.figures[key], "%" in label) if key in column.figures else "-" for column in columns.values()
+            ]
+            lines.append(f"{label:46}" + "".join(f"{cell:>{width}}" for cell in cells))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def told(figure: Estimate, is_percent: bool) -> str:
+    """A value with its interval.
+
+    >>> told(Estimate(61.666, 50.1, 73.2, 60), True)
+    '61.7 (50, 73)'
+    """
+    value = f"{figure.value:.1f}" if is_percent else f"{figure.value:.3f}"
+    if np.isnan(figure.low):
+        return value
+    low, high = (f"{bound:.0f}" if is_percent else f"{bound:.2f}" for bound in (figure.low, figure.high))
+    return f"{value} ({low}, {high})"

@@ -1,0 +1,106 @@
+"""Figures of a source: by hand from plain logits, whatever the batches, and what each kind of feedback can give."""
+
+import numpy as np
+import pytest
+import torch
+from toys import byte_tokenizer
+
+from coh.data.records import FeedbackGroup, as_messages
+from coh.data.templates import load_family
+from coh.measures import Estimate
+from coh.measuring import SourceFigures, measure, preferred_pairs, table
+from coh.saved import Words
+from coh.steering import Steering
+
+PAIRS = [
+    FeedbackGroup("s", as_messages(f"Question {n}?"), (f"good {n}", f"worse one {n}"), (1, 2), task="answer")
+    for n in range(5)
+]
+RANKINGS = [
+    FeedbackGroup("s", as_messages("Rank?"), ("first", "second", "third"), (1, 2, 2)),
+    FeedbackGroup("s", as_messages("And?"), ("one", "two", "three", "four"), (1, 2, 3, 4)),
+]
+
+
+def steering_of(family):
+    return Steering.of(Words(load_family(family)), byte_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return tiny_llama(len(byte_tokenizer()), initializer_range=0.3)
+
+
+def plain(model, document):
+    """Log-probabilities of a document's targets, and whether each is the likeliest, from full logits."""
+    ids = torch.tensor([document.input_ids])
+    with torch.no_grad():
+        log_p = model(ids).logits[0].double().log_softmax(-1)
+    places = [n for n in range(1, len(document.input_ids)) if document.target_mask[n]]
+    tokens = [document.input_ids[n] for n in places]
+    rows = [log_p[n - 1] for n in places]
+    return np.array([float(row[token]) for row, token in zip(rows, tokens)]), [int(r.argmax()) for r in rows] == tokens
+
+
+def test_every_figure_by_hand(model):
+    steering = steering_of("prose")
+    figures = measure(model, steering, PAIRS).figures
+    log_p = {
+        words: np.array([[plain(model, d)[0].sum() for d in steering.documents(pair, words)] for pair in PAIRS])
+        for words in ("good", "bad")
+    }
+    tokens = np.array([[sum(d.target_mask) for d in steering.documents(pair, "good")] for pair in PAIRS])
+    moved = log_p["good"] - log_p["bad"]
+    share = lambda values: 100 * np.mean(values[:, 0] > values[:, 1])  # noqa: E731
+    assert figures["pair_accuracy"].value == share(log_p["good"])
+    assert figures["pair_accuracy_per_token"].value == share(log_p["good"] / tokens)
+    assert figures["pair_accuracy_by_words"].value == share(moved)
+    assert figures["steering_gap"].value == pytest.approx((moved[:, 0] - moved[:, 1]).mean(), rel=1e-5)
+    assert figures["loss_p"].value == pytest.approx(-log_p["good"][:, 0].sum() / tokens[:, 0].sum(), rel=1e-5)
+    chains = [steering.chain_documents(pair, "np")[0] for pair in PAIRS]
+    whole = [plain(model, chain)[0] for chain in chains]
+    assert figures["loss_np"].value == pytest.approx(-np.concatenate(whole).mean(), rel=1e-5)
+    last = [values[-tokens[n, 0] :].mean() for n, values in enumerate(whole)]
+    alone = log_p["good"][:, 0] / tokens[:, 0]
+    assert figures["chain_gain"].value == pytest.approx(np.mean(last - alone), rel=1e-4)
+    asked = [steering.question_documents(pair, n) for n, pair in enumerate(PAIRS)]
+    right = [plain(model, true)[0].sum() > plain(model, false)[0].sum() for true, false in asked]
+    assert figures["question_accuracy"].value == pytest.approx(100 * np.mean(right))
+    assert all(figure.n == 5 for figure in figures.values())
+    assert "rank_agreement" not in figures
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 200, 100_000])
+def test_batches_change_nothing(model, tokens_per_batch):
+    steering, groups = steering_of("prose"), [*PAIRS, *RANKINGS]
+    expected = measure(model, steering, groups).figures
+    found = measure(model, steering, groups, tokens_per_batch=tokens_per_batch).figures
+    assert found.keys() == expected.keys()
+    for name, figure in found.items():
+        assert figure.value == pytest.approx(expected[name].value, abs=1e-5), name
+
+
+def test_each_kind_of_feedback_gives_what_it_can(model):
+    rankings = measure(model, steering_of("marker"), RANKINGS).figures
+    assert rankings["rank_agreement"].n == 2 and -1 <= rankings["rank_agreement"].value <= 1
+    assert "question_accuracy" not in rankings  # the family asks nothing
+    ties = measure(model, steering_of("marker"), [FeedbackGroup("s", as_messages("?"), ("a", "b"), (1, 1))])
+    assert not ties.figures and ties.reliability is None
+
+
+def test_pairs_are_the_ends_of_what_is_no_tie():
+    prompt = as_messages("?")
+    groups = [
+        FeedbackGroup("s", prompt, ("a", "b", "c"), (1, 2, 3), task="answer"),
+        FeedbackGroup("s", prompt, ("a", "b"), (1, 1)),
+        FeedbackGroup("s", prompt, ("a",), (1,)),
+    ]
+    found = [(pair.outputs, pair.ranks, pair.task) for pair in preferred_pairs(groups)]
+    assert found == [(("a", "c"), (1, 2), "answer")]
+
+
+def test_a_figure_that_one_side_lacks_is_a_dash():
+    before = SourceFigures({"loss_p": Estimate(2.0, 1.9, 2.1, 9), "chain_gain": Estimate(1.0, 0.5, 1.5, 9)}, None)
+    after = SourceFigures({"loss_p": Estimate(1.0, float("nan"), float("nan"), 1)}, None)
+    lines = table({"before": before, "after": after}).splitlines()
+    assert [line.split()[-1] for line in lines] == ["after", "1.000", "-"]
