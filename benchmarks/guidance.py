@@ -21,7 +21,8 @@ from transformers import set_seed
 
 from coh.arguments import parse
 from coh.data.records import FeedbackGroup
-from coh.evaluate import EvaluateArgs, held_out_pairs
+from coh.evaluate_args import EvaluateArgs, held_out_groups
+from coh.measuring import preferred_pairs
 from coh.steered import Request, SteeredModel, call_options, load
 
 
@@ -81,7 +82,7 @@ def scores_of_outputs(
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse([GuidanceArgs], argv, prog="python benchmarks/guidance.py", description=__doc__)
     model = load(args.model)
-    held_out = held_out_pairs(
+    held_out = held_out_groups(
         EvaluateArgs(
             args.model,
             args.feedback_data,
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     )
     # The sources in turn, so that a part of the prompts holds some of each.
-    queues = [list(own) for own in held_out.values()]
+    queues = [preferred_pairs(own) for own in held_out.values()]
     mixed = [queue[place] for place in range(max(map(len, queues))) for queue in queues if place < len(queue)]
     figures: dict[str, Any] = {"people": scores_of_people(model, mixed)}
     for side in ("better", "worse", "difference"):

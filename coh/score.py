@@ -12,7 +12,6 @@ The documents are built by the code that builds training rows, from the same tem
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +28,8 @@ from coh.arguments import ConfigError, parse
 from coh.data.records import Document, FeedbackError
 from coh.generation import num_positions, place_model
 from coh.modeling import DTYPES, load_model, load_tokenizer
-from coh.rows import JudgedRow, check_judged_format, read_judged
+from coh.processes import rank_and_size
+from coh.rows import JudgedRow, as_line, check_judged_format, read_judged
 from coh.saved import load_words
 from coh.steering import Steering
 
@@ -98,8 +98,7 @@ def score_runs(
     first = np.cumsum([0, *(len(places) for places in starts)])
     found = np.zeros((int(first[-1]), 3))
     batches = list(_by_length([len(ids) for ids, _ in cut], tokens_per_batch))
-    is_shared = distributed.is_available() and distributed.is_initialized()
-    rank, num_ranks = (distributed.get_rank(), distributed.get_world_size()) if is_shared else (0, 1)
+    rank, num_ranks = rank_and_size()
     was_training = model.training
     model.eval()
     bar = tqdm(total=len(documents), desc=progress, disable=not progress or rank > 0, leave=False)
@@ -252,6 +251,10 @@ class ScoreArgs:
     )
     device: str = field(default="auto", metadata={"help": "Where to compute: auto takes a GPU where there is one."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and prepared data are kept."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that lies with the model, which some models need. Read it first."},
+    )
 
     def __post_init__(self) -> None:
         problems = []
@@ -290,7 +293,7 @@ def write_scores(model: Any, steering: Steering, rows: Sequence[JudgedRow], args
     with open(args.output, "w", encoding="utf-8") if args.output else nullcontext(sys.stdout) as file:
         lines = judged_lines(model, steering, rows, args)
         for line, row in tqdm(lines, total=len(rows), desc="Judging", disable=None, leave=False):
-            print(json.dumps(line, ensure_ascii=False), file=file, flush=True)
+            print(as_line(line), file=file, flush=True)
             more, number = agreement(row.human_ranks, line["scores"])
             agreed, num_pairs = agreed + more, num_pairs + number
     return agreed, num_pairs
@@ -307,8 +310,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.input, feedback_format=args.feedback_format, split=args.split, cache_dir=args.cache_dir
         )
         rows = list(source)
-        steering = Steering.of(words, load_tokenizer(args.model, args.cache_dir))
-        model = place_model(load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir), args.device)
+        trust = args.trust_remote_code
+        steering = Steering.of(words, load_tokenizer(args.model, args.cache_dir, trust_remote_code=trust))
+        weights = load_model(args.model, dtype=args.dtype, cache_dir=args.cache_dir, trust_remote_code=trust)
+        model = place_model(weights, args.device)
         agreed, num_pairs = write_scores(model, steering, rows, args)
     except ValueError as error:
         raise SystemExit(f"coh.score: {error}") from error

@@ -21,7 +21,7 @@ from coh.generation import check_room, generate_batch, num_positions, place_mode
 from coh.modeling import load_model, load_tokenizer
 from coh.options import checked_options
 from coh.rows import JudgedRow, Prompt, as_prompt
-from coh.saved import load_words
+from coh.saved import Words, load_words
 from coh.score import judge
 from coh.steering import Steering
 
@@ -179,27 +179,30 @@ def load(
     model: str,
     *,
     templates: str | None = None,
+    words: Words | None = None,
     task: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     cache_dir: str | None = None,
+    trust_remote_code: bool = False,
 ) -> SteeredModel:
     """A trained model, ready to be steered.
 
     Args:
         model: its folder or hub id; its `coh.json` tells the words it was taught.
         templates: other words than the model's own: a family's name or a YAML file.
+        words: other words than the model's own, loaded already.
         task: whose words are used, where templates tell tasks apart.
         dtype: number format of the weights; auto is how they were saved.
         device: auto is a GPU where there is one.
+        trust_remote_code: whether Python code that lies with the model may be run.
 
     Raises:
         FeedbackError: the words are not known.
         ModelError: the model or its tokenizer cannot be loaded.
     """
-    words = load_words(model, templates, cache_dir)
-    tokenizer = load_tokenizer(model, cache_dir)
+    words = words or load_words(model, templates, cache_dir)
+    tokenizer = load_tokenizer(model, cache_dir, trust_remote_code=trust_remote_code)
     steering = Steering.of(words, tokenizer)
-    return SteeredModel(
-        place_model(load_model(model, dtype=dtype, cache_dir=cache_dir), device), tokenizer, steering, task
-    )
+    weights = load_model(model, dtype=dtype, cache_dir=cache_dir, trust_remote_code=trust_remote_code)
+    return SteeredModel(place_model(weights, device), tokenizer, steering, task)

@@ -70,6 +70,8 @@ class TestPackage:
             "trackio",
             "tensorboard",
             "liger-kernel",
+            "judge",
+            "lm-eval",
             "rouge-score",
             "serving",
             "dev",
