@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
+from coh import pages
+from coh.pages import text
 from coh.preview.figures import Figures
-from coh.preview.report import LOOKS, Table, glance, histogram, tables
-from coh.preview.rows import DocumentView, RowView, Run, visible
+from coh.preview.report import LOOKS, glance, histogram, tables
+from coh.preview.rows import DocumentView, RowView, Run
 from coh.preview.style import STYLE
-
-MOST_ROWS = 12  # of a table, before it is folded
-WIDE = 6  # columns of a table that a phone shows row by row
 
 
 def page(
@@ -19,55 +17,35 @@ def page(
 ) -> str:
     """The page; `title` says what is looked at."""
     body = [
-        f"<header><h1>What would be trained</h1><p>{_text(title)} · {_text(figures.split)} split</p></header>",
+        f"<header><h1>What would be trained</h1><p>{text(title)} · {text(figures.split)} split</p></header>",
         *_verdict(problems, warnings),
-        *_glance(figures),
+        *pages.glance(glance(figures)),
         *_lengths(figures),
         '<div class="tables">',
-        *(line for table in tables(figures) for line in _table(table)),
+        *(line for table in tables(figures) for line in pages.table(table)),
         "</div>",
         *_rows(views),
     ]
-    return "\n".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>Preview: {_text(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>",
-            *body,
-            "</main>\n</body>\n</html>\n",
-        ]
-    )
-
-
-def _text(text: str) -> str:
-    return escape(visible(text))
+    return pages.page(f"Preview: {title}", body, STYLE)
 
 
 def _verdict(problems: Sequence[str], warnings: Sequence[str]) -> Iterator[str]:
     if problems:
         yield '<section class="verdict problem"><h2>✗ This would make training wrong</h2><ul>'
-        yield from (f"<li>{_text(problem)}</li>" for problem in problems)
+        yield from (f"<li>{text(problem)}</li>" for problem in problems)
         yield "</ul></section>"
     else:
         yield '<section class="verdict good"><h2>✓ Nothing was found that would make training wrong</h2></section>'
     if warnings:
         yield '<section class="verdict warning"><h2>! Worth knowing</h2><ul>'
-        yield from (f"<li>{_text(warning)}</li>" for warning in warnings)
+        yield from (f"<li>{text(warning)}</li>" for warning in warnings)
         yield "</ul></section>"
-
-
-def _glance(figures: Figures) -> Iterator[str]:
-    yield '<dl class="glance">'
-    for what, amount, more in glance(figures):
-        yield f"<div><dt>{_text(what)}</dt><dd>{_text(amount)}</dd><dd>{_text(more)}</dd></div>"
-    yield "</dl>"
 
 
 def _lengths(figures: Figures) -> Iterator[str]:
     bins = histogram(figures)
     most = max(1, *(times for _, _, times in bins))
-    yield '<section class="lengths"><h2>Lengths of chains</h2>'
+    yield '<section class="card lengths"><h2>Lengths of chains</h2>'
     yield f'<p class="axis"><span>{most:,} chains</span></p>'
     yield f'<svg viewBox="0 0 {len(bins)} 100" preserveAspectRatio="none" role="img" aria-label="Lengths of chains">'
     for place, (start, last, times) in enumerate(bins):
@@ -84,38 +62,13 @@ def _lengths(figures: Figures) -> Iterator[str]:
     )
 
 
-def _table(table: Table) -> Iterator[str]:
-    yield f'<section class="table"><h2>{_text(table.title)}</h2>'
-    yield from _grid(table, table.rows[:MOST_ROWS])
-    more = table.rows[MOST_ROWS:]
-    if more:
-        yield f"<details><summary>{len(more)} more</summary>"
-        yield from _grid(table, more)
-        yield "</details>"
-    yield "</section>"
-
-
-def _grid(table: Table, rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    names = ["word" if column < table.num_words else "number" for column in range(len(table.columns))]
-    heads = "".join(f'<th scope="col" class="{name}">{_text(word)}</th>' for name, word in zip(names, table.columns))
-    wide = ' class="wide"' if len(table.columns) >= WIDE else ""
-    yield f'<div class="scroll"><table{wide}><thead><tr>{heads}</tr></thead><tbody>'
-    for row in rows:
-        cells = (
-            f'<td class="{name}" data-column="{_text(column)}">{_text(cell)}</td>'
-            for name, column, cell in zip(names, table.columns, row)
-        )
-        yield f"<tr>{''.join(cells)}</tr>"
-    yield "</tbody></table></div>"
-
-
 def _rows(views: Sequence[RowView]) -> Iterator[str]:
     if not views:
         return
     runs = [run for view in views for document in view.documents for run in document.runs]
     looks = {run.look for run in runs}
     yield '<section class="rows"><h2>Rows</h2><p class="legend">'
-    yield from (f'<span class="{look}">{_text(meaning)}</span>' for look, meaning in LOOKS.items() if look in looks)
+    yield from (f'<span class="{look}">{text(meaning)}</span>' for look, meaning in LOOKS.items() if look in looks)
     if any(run.is_special for run in runs):
         yield '<span class="special">special token</span>'
     yield "</p>"
@@ -126,7 +79,7 @@ def _rows(views: Sequence[RowView]) -> Iterator[str]:
 
 def _row(view: RowView) -> Iterator[str]:
     kind = "pretraining text" if view.is_text else "feedback"
-    yield f'<article class="row" id="row-{view.number}">'
+    yield f'<article class="card row" id="row-{view.number}">'
     yield (
         f"<h3>Row {view.number} <small>{kind} · {view.num_targets} of {view.length} tokens are targets · "
         f"{view.num_padding} padding</small></h3>"
@@ -155,15 +108,15 @@ def _document(document: DocumentView) -> Iterator[str]:
     if document.num_tokens < document.num_whole:
         length = f"{document.num_tokens} of {document.num_whole} tokens, cut where a row ends"
     about = filter(None, (document.source, document.template, length, f"{document.num_targets} targets"))
-    yield f'<section class="document"><h4>{"".join(f"<span>{_text(part)}</span>" for part in about)}</h4>'
+    yield f'<section class="document"><h4>{"".join(f"<span>{text(part)}</span>" for part in about)}</h4>'
     yield f'<div class="body">{"".join(map(_run, document.runs))}</div></section>'
 
 
 def _run(run: Run) -> str:
-    inner = _text(run.text)
+    inner = text(run.text)
     if run.tokens:
         inner = "".join(
-            f"<span>{_text(text)}<sub>{' '.join(map(str, numbers))}</sub></span>" for text, numbers in run.tokens
+            f"<span>{text(words)}<sub>{' '.join(map(str, numbers))}</sub></span>" for words, numbers in run.tokens
         )
     names = f"{run.look} special" if run.is_special else run.look
-    return f'<span class="{names}" title="{_text(LOOKS[run.look])}">{inner}</span>'
+    return f'<span class="{names}" title="{text(LOOKS[run.look])}">{inner}</span>'

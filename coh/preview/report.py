@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from coh.pages import Table
 from coh.preview.figures import Figures
 
 LOOKS = {
@@ -15,16 +14,6 @@ LOOKS = {
     "record": "the record's own words",
     "text": "start of a text, which nothing predicts",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first `num_words` columns are words, the others are numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    num_words: int = 1
 
 
 def glance(figures: Figures) -> list[tuple[str, str, str]]:
