@@ -66,6 +66,7 @@ setup(
             "coh-score=coh.score:main",
             "coh-merge=coh.merge:main",
             "coh-evaluate=coh.evaluate:main",
+            "coh-report=coh.report:main",
         ]
     },
 )

@@ -24,11 +24,13 @@ from coh.data.records import Document, FeedbackError, FeedbackGroup
 from coh.evaluate_args import EvaluateArgs, held_out_groups
 from coh.judging import Judge, load_judge
 from coh.measures import Estimate, ratio
-from coh.measuring import SourceFigures, figure_table, measure, table, told
+from coh.measuring import SourceFigures, figure_table, measure, table, told, without_nan
+from coh.modeling import adapter_base
 from coh.processes import join, rank_and_size
 from coh.saved import Words, load_words
 from coh.score import score_documents
-from coh.steered import SteeredModel, load
+from coh.steered import load
+from coh.steering import Steering
 from coh.written import LABELS, WIN_LABELS, Written, write
 
 
@@ -51,15 +53,14 @@ class Evaluation:
         }
 
 
-def text_loss(model: SteeredModel, texts: Any, max_length: int) -> Estimate:
-    """Mean loss per token of held-out plain text, each text cut after `max_length` tokens."""
-    held_out = Texts(texts, model.steering.encoder, held_out=True, source=0, seed=0)
-    window = held_out.window(0, 0)
+def text_loss(model: Any, steering: Steering, held_out: Texts, max_length: int, progress: str = "") -> Estimate:
+    """Mean loss per token of plain texts, each cut after `max_length` tokens."""
     documents = []
-    for number in range(len(window.lengths)):
-        ids, targets, _ = window.tokens(number)
-        documents.append(Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text"))
-    scores = score_documents(model.model, documents, model.steering.end_of_output, progress="Scoring text")
+    for window in (held_out.window(0, number) for number in range(held_out.num_windows)):
+        for number in range(len(window.lengths)):
+            ids, targets, _ = window.tokens(number)
+            documents.append(Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text"))
+    scores = score_documents(model, documents, steering.end_of_output, progress=progress)
     return ratio(-scores.log_p, scores.num_tokens)
 
 
@@ -88,7 +89,9 @@ def evaluate(
     }
     text = None
     if args.pretrain_data != "none":
-        text = text_loss(model, load_texts(args.pretrain_data, args.pretrain_docs, args.cache_dir), args.max_length)
+        texts = load_texts(args.pretrain_data, args.pretrain_docs, args.cache_dir)
+        held_out = Texts(texts, model.steering.encoder, held_out=True, source=0, seed=0)
+        text = text_loss(model.model, model.steering, held_out, args.max_length, "Scoring text")
     set_seed(args.seed)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": args.temperature} if args.temperature else {}
     written = {
@@ -118,9 +121,11 @@ def run_harness(model: str, args: EvaluateArgs) -> dict[str, Any]:
     unknown = [task for task in args.lm_eval if not manager.match_tasks([task])]
     if unknown:
         raise FeedbackError(f"--lm_eval {' '.join(unknown)}: the harness has no such task: see lm_eval ls tasks")
+    base = adapter_base(model, args.cache_dir)
+    named = {"pretrained": base, "peft": model, "tokenizer": model} if base else {"pretrained": model}
     found = simple_evaluate(
         model="hf",
-        model_args={"pretrained": model, "dtype": args.dtype},
+        model_args={**named, "dtype": args.dtype},
         tasks=args.lm_eval,
         task_manager=manager,
         limit=args.lm_eval_limit,
@@ -187,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = {name: len(own) for name, own in groups.items()}
     print("\ngroups: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     if args.json:
-        found = {name: evaluation.as_json() for name, evaluation in evaluations.items()}
+        found = without_nan({name: evaluation.as_json() for name, evaluation in evaluations.items()})
         Path(args.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 

@@ -58,10 +58,9 @@ class SourceFigures:
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, for a file."""
-        figures = {name: asdict(figure) for name, figure in self.figures.items()}
         return {
-            **figures,
-            "reliability": asdict(self.reliability) if self.reliability else None,
+            **{name: without_nan(asdict(figure)) for name, figure in self.figures.items()},
+            "reliability": without_nan(asdict(self.reliability)) if self.reliability else None,
             "scores": np.round(self.scores, 6).tolist(),
         }
 
@@ -189,15 +188,15 @@ def table(columns: dict[str, SourceFigures]) -> str:
 
     >>> figures = {"loss_p": Estimate(2.0, 1.9, 2.1, 30)}
     >>> print(table({"before": SourceFigures(figures, None)}))
-                                                                before
-    loss on good outputs (nats per token)           2.000 (1.90, 2.10)
+                                                                   before
+    loss on good outputs (nats per token)              2.000 (1.90, 2.10)
     """
     return figure_table(LABELS, {name: column.figures for name, column in columns.items()})
 
 
 def figure_table(labels: Mapping[str, str], columns: Mapping[str, Mapping[str, Estimate]]) -> str:
     """A line for each label that any column has."""
-    width = max([20, *(len(name) + 2 for name in columns)])
+    width = max([23, *(len(name) + 2 for name in columns)])
     lines = [f"{'':46}" + "".join(f"{name:>{width}}" for name in columns)]
     for key, label in labels.items():
         found = [column.get(key) for column in columns.values()]
@@ -205,6 +204,19 @@ def figure_table(labels: Mapping[str, str], columns: Mapping[str, Mapping[str, E
             cells = [told(figure) if figure else "-" for figure in found]
             lines.append(f"{label:46}" + "".join(f"{cell:>{width}}" for cell in cells))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def without_nan(value: Any) -> Any:
+    """The same with None for what is not a number, which JSON does not know.
+
+    >>> without_nan({"low": float("nan"), "bins": (1.0, float("nan"))})
+    {'low': None, 'bins': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def told(figure: Estimate) -> str:

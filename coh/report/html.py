@@ -1,0 +1,90 @@
+"""A report as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from coh import pages
+from coh.pages import text
+from coh.report import tables
+from coh.report.pictures import Picture
+from coh.report.record import Run
+
+MOST_OUTPUTS = 8  # of a source, that are shown side by side
+MOST_CAPTION = 140
+STYLE = """\
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 0.75rem; }
+figure { margin: 0; }
+figure svg { display: block; width: 100%; height: auto; }
+figcaption { margin-top: 0.4rem; color: var(--faint); font-size: 0.8rem; }
+.section { margin: 2.5rem 0 0.75rem; font-size: 1.4rem; letter-spacing: -0.01em; }
+.outputs { display: grid; gap: 0.75rem; }
+.outputs .card p { margin: 0 0 0.6rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; }
+.outputs .prompt { color: var(--prompt); }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0.75rem; }
+.sides div { padding: 0.6rem 0.8rem; border-radius: 8px; font-size: 0.92rem; }
+.sides h3 { margin: 0 0 0.3rem; font-size: 0.8rem; font-weight: 600; }
+.sides p { margin: 0; }
+.sides .good { background: var(--target); color: var(--ink); }
+.sides .bad { background: var(--words); }
+.sides .people { background: var(--output); }
+pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
+"""
+
+
+def as_page(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
+    """The whole page for one run, or for several side by side."""
+    names = " and ".join(run.name for run in runs)
+    model = ", ".join(dict.fromkeys(str(run.arguments.get("model_name", "")) for run in runs if run.arguments))
+    body = [f"<header><h1>{text(names)}</h1><p>{text(f'Chain of Hindsight · {model}' if model else '')}</p></header>"]
+    body += _missing(runs)
+    for run in runs:
+        if len(runs) > 1:
+            body.append(f'<h2 class="section">{text(run.name)}</h2>')
+        body += pages.glance(tables.glance(run))
+    body += ['<h2 class="section">Pictures</h2><div class="pictures">', *(_picture(p) for p in pictures), "</div>"]
+    body += _outputs(runs)
+    body += ['<h2 class="section">Figures</h2><div class="tables">']
+    found = [*([tables.changed(runs)] if len(runs) > 1 else []), *tables.tables(runs)]
+    body += [line for table in found if table.rows for line in pages.table(table)]
+    body += ["</div>", '<h2 class="section">To repeat it</h2>', '<div class="tables">']
+    for run in runs:
+        if tables.command(run):
+            title = f"Command of {run.name}" if len(runs) > 1 else "Command"
+            body.append(
+                f'<section class="table"><h2>{text(title)}</h2><pre>{text(tables.command(run))}</pre></section>'
+            )
+        body += pages.table(tables.facts(run))
+    body.append("</div>")
+    return pages.page(f"Report: {names}", body, STYLE)
+
+
+def _missing(runs: Sequence[Run]) -> Iterator[str]:
+    found = [(run, run.missing) for run in runs if run.missing]
+    if found:
+        yield '<section class="verdict warning"><h2>Not recorded, and so not shown</h2><ul>'
+        for run, missing in found:
+            name = f"{run.name}: " if len(runs) > 1 else ""
+            yield f"<li>{text(name + ', '.join(missing))}</li>"
+        yield "</ul></section>"
+
+
+def _picture(picture: Picture) -> str:
+    svg = picture.svg.replace("<svg", f'<svg role="img" aria-label="{text(picture.caption)}"', 1)
+    # What is long repeats a table further down: it is read aloud only.
+    shown = f"<figcaption>{text(picture.caption)}</figcaption>" if len(picture.caption) <= MOST_CAPTION else ""
+    return f'<figure class="card">{svg}{shown}</figure>'
+
+
+def _outputs(runs: Sequence[Run]) -> Iterator[str]:
+    """What the models wrote for the same prompts, under good and under bad words."""
+    shown = list(tables.written_rows(runs, MOST_OUTPUTS))
+    if not shown:
+        return
+    yield '<h2 class="section">What it writes</h2><div class="outputs">'
+    for source, prompt, sides in shown:
+        yield f'<article class="card"><h2>{text(source)}</h2><p class="prompt">{text(prompt)}</p><div class="sides">'
+        for look, head, words in sides:
+            yield f'<div class="{look}"><h3>{text(head)}</h3><p>{text(words or "(nothing: it ends at once)")}</p></div>'
+        yield "</div></article>"
+    yield "</div>"

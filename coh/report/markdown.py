@@ -1,0 +1,71 @@
+"""A report as a text in Markdown, with its pictures in a folder beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from coh.data.records import visible
+from coh.pages import Table
+from coh.report import tables
+from coh.report.pictures import Picture
+from coh.report.record import Run
+
+MOST_OUTPUTS = 8
+
+
+def as_text(runs: Sequence[Run], pictures: Sequence[Picture], images: str) -> str:
+    """The same as the page says; `images` is the folder of the pictures, as the text sees it."""
+    lines = [f"# {_text(' and '.join(run.name for run in runs))}", ""]
+    for run in runs:
+        if len(runs) > 1:
+            lines += [f"## {_text(run.name)}", ""]
+        if run.missing:
+            lines += [f"Not recorded, and so not shown: {_text(', '.join(run.missing))}.", ""]
+        for what, much, more in tables.glance(run):
+            lines.append(f"- {_text(what)}: **{_text(much)}**" + (f" ({_text(more)})" if more else ""))
+        lines.append("")
+    for picture in pictures:
+        lines += [f"![{_text(picture.caption)}]({images}/{picture.name}.png)", ""]
+    shown = list(tables.written_rows(runs, MOST_OUTPUTS))
+    if shown:
+        lines += ["## What it writes", ""]
+        for source, prompt, sides in shown:
+            lines += [f"**{_text(source)}**: {_quoted(prompt)}", ""]
+            for _, head, words in sides:
+                lines += [f"- *{_text(head)}*: {_quoted(words or '(nothing: it ends at once)')}"]
+            lines.append("")
+    lines += ["## Figures", ""]
+    found = [*([tables.changed(runs)] if len(runs) > 1 else []), *tables.tables(runs)]
+    lines += [line for table in found if table.rows for line in _table(table)]
+    lines += ["## To repeat it", ""]
+    for run in runs:
+        if tables.command(run):
+            lines += ["```sh", tables.command(run), "```", ""]
+        lines += _table(tables.facts(run))
+    return "\n".join(lines)
+
+
+def _text(words: str) -> str:
+    """Words that Markdown shows as they are.
+
+    >>> _text("a|b *c* <d>")
+    'a\\\\|b \\\\*c\\\\* &lt;d>'
+    """
+    shown = visible(words)
+    for sign in "\\`*_[]|#":
+        shown = shown.replace(sign, f"\\{sign}")
+    return shown.replace("<", "&lt;")
+
+
+def _quoted(words: str) -> str:
+    return _text(" ".join(words.split()))
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield f"### {_text(table.title)}"
+    yield ""
+    yield "| " + " | ".join(_text(column) for column in table.columns) + " |"
+    yield "|" + "|".join("---" if n < table.num_words else "---:" for n in range(len(table.columns))) + "|"
+    for row in table.rows:
+        yield "| " + " | ".join(_quoted(cell) for cell in row) + " |"
+    yield ""
