@@ -1,15 +1,15 @@
 """What the launchers start: the scripts really run, with an interpreter that writes down what it was given.
 
-The slow tests start the real program in two processes, under each DeepSpeed configuration.
+What docs/scaling.md gives to paste is parsed by the launchers it is for; tests/test_engines_slow.py runs the engines.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from coh.arguments import parse_or_raise
+from coh.arguments import _build_parser, parse_or_raise
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ["zero2", "zero2_offload", "zero3", "zero3_offload"]
@@ -389,80 +389,131 @@ class TestConfigurations:
             DeepSpeedZeroConfig(**filled, no_such_key=1)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tokenizers: Any, tiny_llama: Callable[..., Any]) -> Path:
-    """A tiny LLaMA in the older layout."""
-    folder = tmp_path_factory.mktemp("llama")
-    tokenizer = tokenizers("smollm2")
-    tokenizer.save_pretrained(folder / "tokenizer")
-    tiny_llama(len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(folder / "llama-7b")
-    return folder
+PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+TOOLS = ("torchrun", "accelerate", "deepspeed", "sbatch")
 
 
-@pytest.fixture(scope="module")
-def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, float]]:
-    """Runs a launcher and gives the evaluation of what it made."""
-    # A build that was killed leaves a lock for which every later run would wait.
-    extensions = ROOT / ".cache" / "torch_extensions"
-    for lock in extensions.glob("**/lock"):
-        lock.unlink()
-
-    def start(script: str, *words: str, **variables: str) -> dict[str, float]:
-        output = tmp_path_factory.mktemp("run") / "model"
-        options = [
-            "--feedback_data",
-            "sample",
-            "--pretrain_data",
-            "sample",
-            "--seq_length",
-            "128",
-            "--max_steps",
-            "2",
-        ]
-        options += ["--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--output_dir", str(output)]
-        environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(extensions)} | variables
-        environment.pop("OMP_NUM_THREADS", None)
-        process = subprocess.Popen(
-            [SHELL, str(ROOT / script), *words, *options],
-            env=environment,
-            cwd=output.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            printed, _ = process.communicate(timeout=600)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        assert process.returncode == 0, printed[-8000:]
-        assert (output / "model.safetensors").stat().st_size > 1e6
-        return json.loads((output / "all_results.json").read_text())
-
-    return start
+def blocks(*languages: str) -> list[str]:
+    return [text for language, text in re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S) if language in languages]
 
 
-@pytest.fixture(scope="module")
-def without_deepspeed(model: Path, run: Callable[..., dict[str, float]]) -> dict[str, float]:
-    names = ["--model_name", str(model / "llama-7b"), "--tokenizer_name", str(model / "tokenizer")]
-    return run("train.sh", "0,1", *names, COH_ALLOW_CPU_IDS="1")
+def block(about: str) -> str:
+    """The file that docs/scaling.md names, or the one block of a file that holds these words."""
+    named = re.search(rf"as `{re.escape(about)}`:\n\n```\w+\n(.*?)```", PAGE, re.S)
+    if named:
+        return named[1]
+    (found,) = [text for text in blocks("json", "yaml") if about in text]
+    return found
+
+
+def page_commands() -> list[list[str]]:
+    """The words of every command on the page, but those of the batch script."""
+    texts = [text for text in blocks("sh", "bash") if not text.startswith("#!")]
+    lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+    return [shlex.split(line) for line in lines]
+
+
+def program_words(words: list[str]) -> list[str]:
+    """What `coh.coh_train` gets from a launcher that parses these words itself."""
+    tool, *rest = words
+    if tool == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        parsed = get_args_parser().parse_args(rest)
+        assert parsed.module and parsed.training_script == "coh.coh_train"
+        return parsed.training_script_args
+    if tool == "accelerate":
+        from accelerate.commands.launch import launch_command_parser
+
+        assert rest[0] == "launch"
+        parsed = launch_command_parser().parse_args(rest[1:])
+        assert parsed.module and parsed.training_script == "coh.coh_train"
+        return parsed.training_script_args
+    if tool == "deepspeed":
+        from deepspeed.launcher.runner import parse_args
+
+        parsed = parse_args(rest)
+        assert parsed.module and parsed.user_script == "coh.coh_train"
+        return parsed.user_args
+    assert words[:2] == ["sbatch", "coh.sbatch"]
+    return words[2:]
+
+
+class TestScalingPage:
+    def test_it_shows_every_launcher(self) -> None:
+        tools = [words[0] for words in page_commands()]
+        assert {*TOOLS, "sh", "python"} == set(tools) and tools.count("torchrun") == 2
+
+    @pytest.mark.parametrize(
+        "words", [words for words in page_commands() if words[0] in TOOLS], ids=lambda words: " ".join(words)[:70]
+    )
+    def test_launchers_know_their_options_and_the_program_its_own(self, words: list[str]) -> None:
+        from coh.coh_train import CoHDataArgs, CoHTrainArgs, ExperimentArgs
+
+        known = _build_parser([ExperimentArgs, CoHDataArgs, CoHTrainArgs], None, None)._option_string_actions
+        rest = program_words(words)
+        assert rest and {word for word in rest if word.startswith("--")} <= set(known)
+
+    def test_accelerate_reads_its_file(self, tmp_path: Path) -> None:
+        from accelerate.commands.config.config_args import load_config_from_file
+
+        (tmp_path / "fsdp2.yaml").write_text(block("fsdp2.yaml"))
+        config = load_config_from_file(str(tmp_path / "fsdp2.yaml"))
+        assert config.distributed_type == "FSDP" and config.fsdp_config["fsdp_version"] == 2
+
+    def test_the_batch_script_starts_one_torchrun_a_node(self, tmp_path: Path) -> None:
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        for name, text in {
+            "scontrol": "printf 'node7\\nnode8\\n'",
+            "srun": "for word; do printf '%s\\0' \"$word\"; done",
+        }.items():
+            (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tools / name).chmod(0o755)
+        (tmp_path / "coh.sbatch").write_text(block("coh.sbatch"))
+        job = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "41", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+        environment = os.environ | job | {"PATH": f"{tools}:{os.environ['PATH']}"}
+        command = ["bash", str(tmp_path / "coh.sbatch"), "--run_name", "two words"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        kill, *words = done.stdout.split("\0")[:-1]
+        assert kill == "--kill-on-bad-exit=1"
+        assert program_words(words) == ["--run_name", "two words"]
+        assert words[1:5] == ["--nnodes", "2", "--nproc_per_node", "8"] and "node7:20041" in words
+
+    def test_a_batch_script_outside_of_a_job_stops(self, tmp_path: Path) -> None:
+        (tmp_path / "coh.sbatch").write_text(block("coh.sbatch"))
+        done = subprocess.run(["bash", str(tmp_path / "coh.sbatch")], capture_output=True, text=True)
+        assert done.returncode != 0 and "SLURM_JOB_NODELIST" in done.stderr
+
+    def test_the_optimizer_to_add_leaves_nothing_open(self, tiny_llama: Callable[..., Any], tmp_path: Path) -> None:
+        from transformers import TrainingArguments
+        from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+        config = json.loads((ROOT / "ds_config" / "zero3_offload.json").read_text()) | json.loads(block('"optimizer"'))
+        filled = HfTrainerDeepSpeedConfig(config)
+        args = TrainingArguments(str(tmp_path), use_cpu=True)
+        filled.trainer_config_process(args)
+        filled.trainer_config_finalize(args, tiny_llama(), num_training_steps=10)
+        assert list(auto_keys(filled.config)) == [] and filled.config["optimizer"]["type"] == "AdamW"
+
+    def test_every_key_of_the_configurations_is_explained(self) -> None:
+        table = set(re.findall(r"`([a-z_0-9.]+)`", " ".join(re.findall(r"^\| (`.*?) \|", PAGE, re.M))))
+        for name in CONFIGS:
+            config = json.loads((ROOT / "ds_config" / f"{name}.json").read_text())
+            assert {
+                key for key in leaves(config) if key not in table and key.rpartition(".")[0] not in table
+            } == set(), name
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 class TestForReal:
-    """Two processes on the CPU, from the shell script to the saved model."""
-
-    @pytest.mark.slow
-    @pytest.mark.timeout(700)
-    @pytest.mark.parametrize("config", CONFIGS)
-    def test_deepspeed_makes_the_same_model(
-        self, config: str, model: Path, run: Callable[..., dict[str, float]], without_deepspeed: dict[str, float]
-    ) -> None:
-        words = [] if config == "zero3" else ["--deepspeed", str(ROOT / "ds_config" / f"{config}.json")]
-        results = run("llama_train.sh", "", str(model), *words)
-        assert results["test_tokens"] == without_deepspeed["test_tokens"] > 500
-        assert results["test_loss"] == pytest.approx(without_deepspeed["test_loss"], rel=1e-5)
-
     @pytest.mark.slow
     def test_help_is_the_program_s(self) -> None:
         done = subprocess.run([SHELL, str(ROOT / "train.sh"), "--help"], capture_output=True, text=True, timeout=120)
