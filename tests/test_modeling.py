@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import byte_tokenizer, tiny_model_folder
 
-from coh.modeling import ModelError, load_config, load_model, load_tokenizer, locate, problems_of
+from coh.modeling import ModelError, has_fast_bf16, load_config, load_model, load_tokenizer, locate, problems_of
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,45 @@ def test_a_gguf_model_forgets_where_it_came_from(folder, tmp_path):
     plain.save_pretrained(tmp_path)
     again = load_model(str(tmp_path))
     assert torch.equal(model.eval()(ids).logits, again.eval()(ids).logits)
+
+
+class TestFastBfloat16:
+    """What hardware says, on machines other than this one."""
+
+    @pytest.fixture
+    def machine(self, monkeypatch):
+        def pretend(cuda: bool | None = None, other: bool = False, **capabilities: bool) -> None:
+            def is_supported(including_emulation: bool = True) -> bool:
+                return bool(cuda) or including_emulation  # as torch says of a GPU before Ampere
+
+            monkeypatch.setattr(torch.accelerator, "is_available", lambda: other or cuda is not None)
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda is not None)
+            monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+        return pretend
+
+    def test_of_a_gpu(self, machine):
+        machine(cuda=True)
+        assert has_fast_bf16()
+        assert not has_fast_bf16(use_cpu=True)
+        machine(cuda=False, amx_bf16=True)  # one that emulates it
+        assert not has_fast_bf16()
+        assert has_fast_bf16(use_cpu=True)
+
+    @pytest.mark.parametrize("name", ["amx_bf16", "avx512_bf16", "bf16"])
+    def test_of_a_cpu(self, machine, name):
+        machine(**{name: True})
+        assert has_fast_bf16()
+        machine(avx2=True, avx512_f=True, **{name: False})
+        assert not has_fast_bf16()
+
+    def test_of_another_device_nothing_is_known(self, machine):
+        machine(other=True, bf16=True)
+        assert not has_fast_bf16()
+        assert has_fast_bf16(use_cpu=True)
+
+    def test_of_a_torch_that_does_not_tell(self, machine, monkeypatch):
+        machine()
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+        assert not has_fast_bf16()
