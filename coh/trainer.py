@@ -6,32 +6,33 @@ One forward serves both streams:
     loss = sum over feedback targets / N_feedback + lambda * sum over pretraining targets / N_pretrain
 
 where N counts the targets of the whole optimizer step, over micro-batches and ranks, so that the way a step is cut into
-batches changes nothing. Evaluation adds up [nll, correct, count] per source and divides once, at the end.
+batches changes nothing. Evaluation adds up [nll, correct, count] per source and divides once, at the end. What makes a
+run outlive its interruptions is `coh.resuming`.
 """
 
+import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from coh.loss import IGNORED, target_head, target_scores, target_sums
+from coh.loss import IGNORED, target_head, target_loss, target_scores
 from coh.masking import check_forgetting, forgetful_mask
+from coh.resuming import ResumableTrainer
 from coh.train_args import CoHTrainArgs
+from coh.world import EngineGuard, RunError, saved_once
 
 __all__ = ["CoHTrainArgs", "CoHTrainer", "RunError"]
 
 STREAMS = ("feedback", "pretrain")
 PRETRAIN = "pretrain"  # the source whose targets stay out of eval_loss
-
-
-class RunError(ValueError):
-    """A run that cannot start as it was launched; the message says why and what to do."""
+STOPPED_ROWS = "stopped_rows.jsonl"
 
 
 class FilledRows(Dataset):
@@ -53,18 +54,25 @@ class FilledRows(Dataset):
         if index < len(self.rows):
             return self.rows[index]
         blank = {"labels": IGNORED, "source_id": -1, "row": -1, "is_pretrain": False}
-        row = self.rows[0]
+        # Of the same rank one step earlier, so that no rank opens another's rows.
+        row = self.rows[max(index - self.multiple, 0)]
         return row | {name: np.full_like(row[name], value) for name, value in blank.items()}
 
 
 class _Arriving:
-    """Numbers on their way to the host, of `what` over some rows of data: read them late, and a GPU need not wait."""
+    """Numbers on their way to the host, of `what` over some rows of data: read them late, and a GPU need not wait.
 
-    def __init__(self, numbers: Tensor, what: str, rows: Sequence[Tensor]) -> None:
+    `then` is what is done with them when they are read.
+    """
+
+    def __init__(
+        self, numbers: Tensor, what: str, rows: Sequence[Tensor], then: Callable[[np.ndarray], None] | None = None
+    ) -> None:
         self.numbers = numbers.detach().to("cpu", non_blocking=numbers.is_cuda)
         self.copied = torch.cuda.current_stream(numbers.device).record_event() if numbers.is_cuda else None
         self.what = what
         self.rows = rows
+        self.then = then
 
     def read(self) -> np.ndarray:
         """The numbers; raises FloatingPointError unless they are finite."""
@@ -80,7 +88,7 @@ class _Arriving:
         return numbers
 
 
-class CoHTrainer(Trainer):
+class CoHTrainer(ResumableTrainer):
     """Trains on rows of feedback and pretraining text; `source_names[i]` is the source with number i in `source_id`.
 
     Datasets are map-style, in their final order, and give dicts of numpy values with the keys of a batch.
@@ -102,12 +110,18 @@ class CoHTrainer(Trainer):
                 f"one process sees {self.args.n_gpu} GPUs: start a process for each (`sh train.sh 0,1` or torchrun), "
                 "or show it one with CUDA_VISIBLE_DEVICES=0"
             )
+        self.add_callback(EngineGuard(self))
         self.source_names = list(source_names)
-        target_head(self.model)  # found now, before an engine takes the model over
+        head = target_head(self.model)  # found now, before an engine takes the model over
+        if self.args.torch_compile and head is not None:
+            # It is asked something else each time, over another number of targets: nothing to compile once and for all.
+            head.forward = torch.compiler.disable(head.forward)  # type: ignore[method-assign]
         if self.args.fcm_max_ratio > 0 and self.train_dataset is not None:
             check_forgetting(self.model, seq_length=len(self.train_dataset[0]["input_ids"]))
-        # A GPU is read two numbers late, about a step, when they have long arrived.
-        self._lag = 2 if self.args.device.type == "cuda" else 0
+        # A GPU is read three numbers late, about a step, when they have long arrived.
+        self._lag = 3 if self.args.device.type == "cuda" else 0
+        self._unread: deque[_Arriving] = deque()
+        self._is_stop_agreed = False
         self._begin_interval()
 
     # Data
@@ -123,17 +137,24 @@ class CoHTrainer(Trainer):
     ) -> DataLoader:
         if not (is_training and self.args.dataloader_drop_last):
             dataset = FilledRows(dataset, batch_size * self.args.world_size)
+        # Under its key, persistent workers would be kept for the next evaluation, of whatever dataset.
+        more.pop("dataloader_key", None)
         return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **more)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """[feedback targets, pretraining targets, tokens] of an optimizer step, over micro-batches and ranks."""
-        counts_3 = torch.zeros(3, dtype=torch.long, device=device)
+        counts_4 = torch.zeros(4, dtype=torch.long, device=device)
+        counts_4[3] = int(self.stop.is_asked)  # travels with the counts, so that all ranks stop at one step
         for batch in batch_samples:
             targets_B = (batch["labels"][:, 1:] != IGNORED).sum(1)
             of_pretrain = (targets_B * batch["is_pretrain"]).sum()
             num_tokens = (batch["source_id"] >= 0).sum()
-            counts_3 += torch.stack([targets_B.sum() - of_pretrain, of_pretrain, num_tokens]).to(device)
-        counts_3 = self.accelerator.reduce(counts_3, reduction="sum")
+            counts_4[:3] += torch.stack([targets_B.sum() - of_pretrain, of_pretrain, num_tokens]).to(device)
+        self.beat(f"step {self.state.global_step + 1}")
+        *_, asked = counts_4 = self.accelerator.reduce(counts_4, reduction="sum")
+        self._expect(_Arriving(asked, "the number of ranks that are asked to stop", [], self._heed))
+        self._stop_if(self._is_stop_agreed)
+        counts_3 = counts_4[:3]
         self._rows: list[Tensor] = []  # of the step that begins now
         if self.state.global_step == self._globalstep_last_logged:
             self._begin_interval()
@@ -147,19 +168,21 @@ class CoHTrainer(Trainer):
     ) -> Any:
         """A micro-batch's part of the step's loss, times the number of ranks, since engines average their gradients."""
         assert num_items_in_batch is not None, "the targets of a step are counted before its forwards"
-        sums_2 = target_sums(
+        self.beat(f"a forward of step {self.state.global_step + 1}")
+        scale_2 = self.accelerator.num_processes / num_items_in_batch[:2].clamp(min=1)
+        scale_2[1] *= self.args.pt_loss_weight
+        loss, sums_2 = target_loss(
             model,
             inputs["input_ids"],
             inputs["labels"],
             inputs["is_pretrain"],
+            scale_2,
             position_ids=inputs["position_ids"],
             attention_mask=self._forgetful_mask(inputs),
         )
         self._rows.append(inputs["row"])
         what = f"the loss of step {self.state.global_step + 1}, summed over feedback and pretraining targets,"
-        self._expect(_Arriving(sums_2, what, self._rows[-1:]))
-        feedback, pretrain = sums_2 / num_items_in_batch[:2].clamp(min=1)
-        loss = (feedback + self.args.pt_loss_weight * pretrain) * self.accelerator.num_processes
+        self._expect(_Arriving(sums_2, what, self._rows[-1:], self._add_up))
         return (loss, sums_2) if return_outputs else loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -169,7 +192,7 @@ class CoHTrainer(Trainer):
             whole = (
                 grad_norm.full_tensor() if hasattr(grad_norm, "full_tensor") else torch.as_tensor(grad_norm)
             )  # FSDP2
-            self._expect(_Arriving(whole, what, self._rows))
+            self._expect(_Arriving(whole, what, self._rows, self._hold_against_others))
         return grad_norm
 
     def _forgetful_mask(self, inputs: dict[str, Tensor]) -> Tensor | None:
@@ -183,7 +206,6 @@ class CoHTrainer(Trainer):
     # Logs
 
     def _begin_interval(self) -> None:
-        self._unread: deque[_Arriving] = deque()
         self._sums_2 = np.zeros(2)  # of this rank
         self._counts_3: Tensor = torch.zeros(3, dtype=torch.long, device=self.args.device)  # of all ranks
         self._num_tokens_told = 0
@@ -194,9 +216,41 @@ class CoHTrainer(Trainer):
 
     def _read(self, all_but: int = 0) -> None:
         while len(self._unread) > all_but:
-            numbers = self._unread.popleft().read()
-            if numbers.shape == self._sums_2.shape:  # no gradient norm
-                self._sums_2 += numbers
+            arriving = self._unread.popleft()
+            try:
+                numbers = arriving.read()
+                if arriving.then is not None:
+                    arriving.then(numbers)
+            except FloatingPointError as error:
+                kept = self._keep_rows(arriving.rows)
+                raise FloatingPointError(f"{error} The rows are in {kept}. {self.last_checkpoint()}") from error
+
+    def _add_up(self, sums_2: np.ndarray) -> None:
+        self._sums_2 += sums_2
+
+    def _heed(self, asked: np.ndarray) -> None:
+        self._is_stop_agreed = bool(asked)
+
+    def _hold_against_others(self, norm: np.ndarray) -> None:
+        usual = self.norms.exceeds(float(norm))
+        if usual is not None:
+            raise FloatingPointError(
+                f"the gradients explode: their norm is {float(norm):.4g}, over {self.norms.limit:g} times {usual:.4g}, "
+                "the median of the steps before. If the rows look sound, lower --learning_rate, or raise "
+                "--grad_norm_limit (0 switches it off)."
+            )
+
+    def _keep_rows(self, rows: Sequence[Tensor]) -> Path:
+        """Writes rows into the output folder, where a person can look at them; each process into a file of its own."""
+        rank = f"rank{self.args.process_index}_" if self.args.world_size > 1 else ""
+        path = Path(self.args.output_dir, f"{rank}{STOPPED_ROWS}")
+        with path.open("w", encoding="utf-8") as file:
+            for number in (number for batch in rows for number in batch.tolist() if number >= 0):
+                row = {name: value.tolist() for name, value in self.train_dataset[number].items()}
+                if self.processing_class is not None:
+                    row = {"text": self.processing_class.decode(row["input_ids"]), **row}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return path
 
     def _settle(self) -> None:
         """Bring to the host what a log or a checkpoint will tell."""
@@ -219,6 +273,21 @@ class CoHTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._settle()
         super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict and saved_once(self.model, state_dict))
+
+    def _interval_state(self) -> dict[str, Any]:
+        return {"sums": self._sums_2.tolist(), "counts": self._counts_3.tolist()}
+
+    def _take_up_interval(self, ranks: list[dict[str, Any]], is_same_world: bool) -> None:
+        sums_R2 = np.array([rank["sums"] for rank in ranks])
+        if is_same_world:
+            self._sums_2 = sums_R2[self.args.process_index]
+        elif self.args.process_index == 0:
+            self._sums_2 = sums_R2.sum(axis=0)
+        self._counts_3 = torch.tensor(ranks[0]["counts"], device=self.args.device)
+        self._num_tokens_told = ranks[0]["counts"][2]
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
         if self.args.world_size == 1:
@@ -253,6 +322,7 @@ class CoHTrainer(Trainer):
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, None, None]:
         """Add a batch to the sums of its sources; nothing else is kept, so memory holds one batch at a time."""
+        self.beat("evaluation")
         inputs = self._prepare_inputs(inputs)
         labels_BS = inputs["labels"]
         nll_BS, is_correct_BS = target_scores(

@@ -205,7 +205,7 @@ def test_a_model_that_cannot_keep_documents_apart_ends_with_a_sentence(folder, t
 
 def test_slow_arithmetic_and_names_of_the_run(folder, tmp_path, caplog, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    monkeypatch.setattr("coh.coh_train.has_fast_bf16", lambda: False)
+    monkeypatch.setattr("coh.coh_train.has_fast_bf16", lambda *_: False)
     names = {"wandb_project_name": "hindsight", "wandb_run_name": "first"}
     with caplog.at_level("WARNING", "coh"):
         main(options(folder, tmp_path / "out", max_steps=1, bf16="true", **names))

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import time
 from itertools import chain, pairwise
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from transformers import Trainer
 
 from coh.arguments import ConfigError, parse_or_raise
+from coh.checkpoints import MARKER
 from coh.trainer import CoHTrainArgs, CoHTrainer, FilledRows, _Arriving
 
 SOURCES = ["hh_rlhf", "webgpt", "pretrain", "never_seen"]
@@ -270,6 +272,92 @@ def test_tokens_seen_survive_a_checkpoint_between_two_logs(tiny_llama, tmp_path)
     assert resumed.state.log_history[0]["num_tokens_seen"] == whole.state.log_history[0]["num_tokens_seen"]
 
 
+# Going on
+
+
+class EndlessRows:
+    """Rows without end, each a function of its number, and the numbers that were asked for."""
+
+    def __init__(self):
+        self.rows, self.asked = make_rows(8), []
+
+    def __len__(self):
+        return 4 * (10**9 + 2)
+
+    def __getitem__(self, number):
+        self.asked.append(number)
+        return self.rows[number % 8] | {"row": np.int64(number)}
+
+
+def test_going_on_costs_the_same_anywhere(tiny_llama, tmp_path):
+    """Behind a thousand million steps: no row before the first that is needed is read, none is counted through."""
+    options = {"save_strategy": "steps", "save_steps": 1, **cut(2, 2)}
+    make_trainer(tiny_llama(VOCABULARY), tmp_path, make_rows(4), **options).train()
+    for name, change in (("trainer_state.json", {"global_step": 10**9}), (MARKER, {"step": 10**9, "row": 4 * 10**9})):
+        about = json.loads((tmp_path / "checkpoint-1" / name).read_text()) | change
+        if name == MARKER:
+            about["files"].pop("trainer_state.json")
+        (tmp_path / "checkpoint-1" / name).write_text(json.dumps(about))
+    rows = EndlessRows()
+    options |= {"save_strategy": "no", "max_steps": 10**9 + 2}
+    trainer = make_trainer(tiny_llama(VOCABULARY), tmp_path / "later", rows, **options)
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert time.monotonic() - began < 20
+    assert trainer.seen == [[4 * 10**9 + n, 4 * 10**9 + n + 1] for n in (0, 2, 4, 6)]
+    assert min(rows.asked) == 4 * 10**9
+    assert trainer.state.global_step == 10**9 + 2 and trainer.state.epoch == 1.0
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5])
+def test_several_epochs_and_an_incomplete_last_step_go_on(tiny_llama, tmp_path, stop):
+    """Ten rows in steps of four: three steps a pass, the last of them of one batch; without dropout, on plain data."""
+    options = {"max_steps": 7, "save_strategy": "steps", "save_steps": stop, "learning_rate": 0.1, **cut(2, 2)}
+    whole = make_trainer(tiny_llama(VOCABULARY), tmp_path, make_rows(10), **options)
+    whole.train()
+    part = make_trainer(tiny_llama(VOCABULARY), tmp_path, make_rows(10), **options)
+    part.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
+    rows = [list(chain(*whole.seen[at : at + 2])) for at in range(0, len(whole.seen), 2)]
+    assert len(rows) == 6 and part.seen == whole.seen[-len(part.seen) :]
+
+    def figures(trainer):
+        names = ("loss", "grad_norm", "learning_rate", "epoch", "num_tokens_seen", "loss_feedback")
+        return [[log[name] for name in names] for log in trainer.state.log_history if "loss" in log]
+
+    assert figures(part) == figures(whole) and len(figures(whole)) == 7
+    for one, other in zip(part.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_evaluating_and_reading_move_nothing_that_dropout_draws_from(tiny_llama, tmp_path):
+    losses = []
+    for name, more in (("with", {"eval_strategy": "steps", "eval_steps": 1}), ("without", {})):
+        model = tiny_llama(VOCABULARY, attention_dropout=0.5, initializer_range=0.5).train()
+        torch.manual_seed(3)
+        trainer = make_trainer(model, tmp_path / name, make_rows(8), make_rows(3), max_steps=3, **more, **cut(2, 1))
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == losses[1]
+
+
+def test_old_checkpoints_do_not_push_out_new_ones(tiny_llama, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, **cut(2, 1)}
+    (tmp_path / "checkpoint-99").mkdir()
+    make_trainer(tiny_llama(VOCABULARY), tmp_path, make_rows(8), max_steps=4, **options).train()
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-99", "checkpoint-3", "checkpoint-4"}
+
+
+def test_weights_that_are_no_numbers_are_never_saved(model, tmp_path):
+    """A step may break them while its loss and its gradients are sound."""
+    trainer = make_trainer(
+        model, tmp_path, make_rows(8), max_steps=2, learning_rate=float("inf"), save_strategy="steps", save_steps=1,
+        **cut(2, 1),
+    )  # fmt: skip
+    with pytest.raises(FloatingPointError, match=r"after step 1 the weight .* is not finite, so nothing is saved"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 # A loss that is no number
 
 
@@ -279,7 +367,7 @@ def poison(model):
         model.get_input_embeddings().weight[VOCABULARY - 1] = float("nan")
 
 
-@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("lag", [0, 3])
 def test_nan_stops_the_run_and_names_step_and_rows(model, tmp_path, lag):
     poison(model)
     rows = make_rows(12)
@@ -293,7 +381,7 @@ def test_nan_stops_the_run_and_names_step_and_rows(model, tmp_path, lag):
     assert len(trainer.seen) == (4 if lag == 0 else 5)  # nobody waits for a log
 
 
-@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("lag", [0, 3])
 def test_nan_in_the_last_step_is_found_before_anything_is_saved(model, tmp_path, lag):
     poison(model)
     rows = make_rows(4)
@@ -494,6 +582,14 @@ def test_weight_decay_spares_biases_and_norms(tiny_llama, tmp_path, kind):
         "_get_grad_norm",
         "_get_dataloader",
         "_save_checkpoint",
+        "train",
+        "_get_train_sampler",
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_rng_state",
+        "_load_scaler",
+        "_get_output_dir",
+        "_push_from_checkpoint",
         "compute_loss",
         "evaluation_loop",
         "prediction_step",
@@ -511,6 +607,22 @@ def test_trainer_still_has_what_is_relied_upon():
     assert "num_items_in_batch = self._get_num_items_in_batch(batch_samples, device)" in source
     assert "self.loss_is_scaled_for_ga is not None" in source and hasattr(Trainer, "loss_is_scaled_for_ga")
     assert "self._globalstep_last_logged = self.state.global_step" in source
+    # Of going on: what is overridden with other parameters, how it is called, and what is taken up when it begins.
+    for call in (
+        "self._run_epoch(\n                model=model,\n                epoch=epoch,",
+        "self._init_training_state(\n            max_steps,",
+        "self.control = self.callback_handler.on_train_begin(",
+        "self._tr_loss = torch.tensor(0.0",
+        "elif steps_trained_in_current_epoch == 0:\n                self._load_rng_state(resume_from_checkpoint)",
+    ):
+        assert call in source, call
+    assert {
+        "epoch",
+        "epochs_trained",
+        "steps_in_epoch",
+        "num_update_steps_per_epoch",
+        "steps_trained_in_current_epoch",
+    } <= {*inspect.signature(Trainer._run_epoch).parameters}
 
 
 # Arguments
