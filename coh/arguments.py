@@ -31,6 +31,12 @@ SUCCESSORS = {
 }
 
 
+SECRET = ("token", "key", "password")  # how names of options end whose values are not to be shown
+STANDARD_TAG = "tag:yaml.org,2002:"
+MOST_PROBLEMS, LONGEST = 100, 2000  # that are said at once, and letters of one
+MOST_NODES, MOST_LETTERS = 10_000, 100_000  # of a recipe
+
+
 class ConfigError(ValueError):
     """All problems with the options, each one sentence that names the option, its value and the remedy.
 
@@ -40,8 +46,18 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: Iterable[str] | str) -> None:
         sentences = [problems] if isinstance(problems, str) else problems
-        self.problems = [" ".join(sentence.split()) for sentence in sentences]
-        super().__init__("\n".join(self.problems))
+        self.problems = [_shown(" ".join(sentence.split())) for sentence in sentences]
+        more = [f"and {len(self.problems) - MOST_PROBLEMS} more."] if len(self.problems) > MOST_PROBLEMS else []
+        super().__init__("\n".join(self.problems[:MOST_PROBLEMS] + more))
+
+
+def _shown(sentence: str) -> str:
+    """What a recipe or a file holds is quoted, may be endless, and a terminal would obey its control characters."""
+    if len(sentence) > LONGEST:
+        sentence = f"{sentence[: LONGEST // 2]} ... {sentence[-LONGEST // 2 :]}"
+    if sentence.isprintable():
+        return sentence
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
 
 
 def parse(
@@ -120,7 +136,7 @@ def parse_or_raise(
             instances.append(dataclass_type(**{name: values[name] for name in names if name in values}))
         except ConfigError as error:
             problems += _unless_refused(error.problems, refused)
-        except (ValueError, TypeError, ImportError, OSError) as error:
+        except (ValueError, TypeError, ArithmeticError, ImportError, OSError) as error:
             # Hugging Face's own checks: they stop at the first problem, and not all of them name the option.
             cause = cause or error
             problems += _unless_refused([f"{dataclass_type.__name__}: {error}"], refused)
@@ -295,15 +311,16 @@ class _Option:
         if action.nargs == 0:
             raise ConfigError(f"{given.label} takes no value: remove {' '.join(words)!r}.")
         if action.nargs != "+" and len(words) > 1:
+            shown = "..." if self.name.endswith(SECRET) else " ".join(words)
             raise ConfigError(
-                f"{given.label} takes one value, but {len(words)} follow ({' '.join(words)}): "
+                f"{given.label} takes one value, but {len(words)} follow ({shown}): "
                 "keep one, or put quotes around a value with spaces."
             )
         values, problems = [], []
         for word in words:
             try:
                 values.append(self.convert_word(word))
-            except (ValueError, TypeError, KeyError, argparse.ArgumentTypeError):
+            except (ValueError, TypeError, KeyError, RecursionError, argparse.ArgumentTypeError):
                 problems.append(f"{given.label} {word!r} is not {self.kind}{self.hint(word)}.")
         if problems:
             raise ConfigError(problems)
@@ -384,7 +401,7 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 _RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
@@ -395,15 +412,21 @@ def _read_recipe(paths: Sequence[str], problems: list[str]) -> Iterator[_Given]:
     path = paths[-1]
     try:
         with open(path, encoding="utf-8") as file:
-            loader = _RecipeLoader(file.read())
+            text = file.read(MOST_LETTERS + 1)
+        if len(text) > MOST_LETTERS:
+            raise ValueError(f"it has more than {MOST_LETTERS:,} letters")
+        loader = _RecipeLoader(text)
         root = loader.get_single_node()
         if root is None or root.tag == "tag:yaml.org,2002:null":
             return
         if not isinstance(root, yaml.MappingNode):
             problems.append(f"--config {path} holds no YAML mapping: write `option: value`, one on a line.")
             return
+        _check_nodes(root)
         lines: dict[str, int] = {}
         for key, _ in root.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"line {key.start_mark.line + 1} has a list or mapping for a name")
             if key.value in lines and key.value != "<<":
                 problems.append(f"{path}, line {key.start_mark.line + 1}: {key.value} is given twice: keep one.")
             lines[str(key.value)] = key.start_mark.line + 1
@@ -416,8 +439,26 @@ def _read_recipe(paths: Sequence[str], problems: list[str]) -> Iterator[_Given]:
                 yield _Given(f"--{key.value}", _words(loader, value), where)
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}.")
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         problems.append(f"--config {path} is not YAML: {error}.")
+    except RecursionError:
+        problems.append(f"--config {path} is not YAML: nested too deeply.")
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    """Raises ValueError for tags that stand for something else than plain values, and for aliases without end."""
+    waiting, number = [root], 0
+    while waiting:
+        node = waiting.pop()
+        number += 1
+        if number > MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES:,} entries, aliases (*name) written out")
+        if not node.tag.startswith(STANDARD_TAG) or node.tag.startswith(f"{STANDARD_TAG}python/"):
+            raise ValueError(f"line {node.start_mark.line + 1}: {node.tag} is no plain value: take the tag away")
+        if isinstance(node, yaml.MappingNode):
+            waiting += [inner for pair in node.value for inner in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
 
 
 def _words(loader: yaml.SafeLoader, node: yaml.Node) -> list[str] | None:

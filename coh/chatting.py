@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
-from coh.data.records import FeedbackError, Message
+from coh.data.records import FeedbackError, Message, visible
 from coh.generation import num_positions
 from coh.modeling import ModelError
 from coh.steered import Request, SteeredModel
@@ -115,7 +115,7 @@ class Chat:
         is_streamed = (self.options.get("num_beams") or 1) == 1
         streamer = _streamer(self.model.tokenizer, self.out) if is_streamed else None
         answers = self.model.answer([request], guidance=self.guidance, streamer=streamer, **self.options)
-        self._say("" if is_streamed else answers[0][0])
+        self._say("" if is_streamed else visible(answers[0][0]))
         return answers[0][0]
 
     def _say(self, *lines: str) -> None:
@@ -132,7 +132,7 @@ def _streamer(tokenizer: Any, out: TextIO) -> Any:
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             text = text if self.has_begun else text.lstrip()
             self.has_begun = self.has_begun or bool(text)
-            print(text, end="", file=out, flush=True)
+            print(visible(text), end="", file=out, flush=True)
 
     return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 

@@ -22,11 +22,11 @@ from typing import Any
 from coh.arguments import parse
 from coh.chatting import Chat, talk
 from coh.data.draws import key
-from coh.data.records import FeedbackError
+from coh.data.records import FeedbackError, visible
 from coh.generate_args import GenerateArgs
 from coh.generation import check_room, generate_outputs
 from coh.modeling import load_config, load_tokenizer
-from coh.rows import PromptRow, as_prompt, read_prompts
+from coh.rows import PromptRow, as_line, as_prompt, read_prompts
 from coh.saved import load_words
 from coh.steered import Request, SteeredModel, load
 from coh.steering import Steering
@@ -90,10 +90,6 @@ def added_fields(args: GenerateArgs) -> list[str]:
     return ["feedback", "output", *(["versions"] if args.revise else [])]
 
 
-def as_line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, ensure_ascii=False, default=str)
-
-
 def num_done(path: Path, jobs: Sequence[Job], args: GenerateArgs) -> int:
     """How many jobs a file holds already; it is cut behind the last whole batch.
 
@@ -145,10 +141,10 @@ def prepare(args: GenerateArgs) -> list[Job]:
     rows = read_prompts(args.input) if args.input else []
     if args.prompt:
         rows = [PromptRow("--prompt", as_prompt(args.prompt), {"prompt": args.prompt})]
-    steering = Steering.of(
-        load_words(args.model, args.templates, args.cache_dir), load_tokenizer(args.model, args.cache_dir)
-    )
-    config = load_config(args.model, args.cache_dir)
+    trust = args.trust_remote_code
+    tokenizer = load_tokenizer(args.model, args.cache_dir, trust_remote_code=trust)
+    steering = Steering.of(load_words(args.model, args.templates, args.cache_dir), tokenizer)
+    config = load_config(args.model, args.cache_dir, trust_remote_code=trust)
     for row in rows:
         taken = [name for name in added_fields(args) if name in row.row]
         if taken:
@@ -176,6 +172,7 @@ def run(args: GenerateArgs) -> None:
         dtype=args.dtype,
         device=args.device,
         cache_dir=args.cache_dir,
+        trust_remote_code=args.trust_remote_code,
     )
     if args.interactive:
         from transformers import set_seed
@@ -188,7 +185,9 @@ def run(args: GenerateArgs) -> None:
             if args.output or args.input:
                 print(as_line(found), file=file, flush=True)
             else:
-                print(("\n" if number else "") + show(found, len(args.words) > 1), flush=True)
+                shown = show(found, len(args.words) > 1)
+                # A terminal would obey control characters; a file takes what was written.
+                print(("\n" if number else "") + (visible(shown) if sys.stdout.isatty() else shown), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -124,6 +124,10 @@ class GenerateArgs(GenerationOptions):
     )
     device: str = field(default="auto", metadata={"help": "Where to compute: auto takes a GPU where there is one."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads from the hub are kept."})
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run Python code that lies with the model, which some models need. Read it first."},
+    )
 
     def __post_init__(self) -> None:
         problems = self._what_problems() + self._number_problems()

@@ -6,7 +6,9 @@ and outputs as they are used everywhere, each with its place, so that an error c
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,9 @@ PLAIN = "outputs"  # the format of rows that nobody has ranked
 OUTPUT_COLUMNS = ("outputs", "responses", "versions", "output", "response", "completion")
 SPLITS = ("test", "validation", "train")
 NUM_FIRST_ROWS = 20
+# What JSON lets stand as it is, besides all that can be shown: control characters above ASCII, signs that part lines,
+# halves of characters.
+_UNSHOWN = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,16 @@ class JudgedRow:
     row: dict[str, Any]
     human_ranks: tuple[int, ...] = ()
     task: str | None = None
+
+
+def as_line(fields: dict[str, Any]) -> str:
+    """A row as one line of JSON, in which nothing is left that a terminal would obey or a file cannot hold.
+
+    >>> as_line({"output": "Grüße \x9b1m"})
+    '{"output": "Grüße \\\\u009b1m"}'
+    """
+    line = json.dumps(fields, ensure_ascii=False, default=str)
+    return _UNSHOWN.sub(lambda letter: f"\\u{ord(letter[0]):04x}", line)
 
 
 def as_prompt(prompt: Prompt) -> tuple[Message, ...]:
@@ -84,7 +99,7 @@ def read_prompts(path: str | os.PathLike) -> list[PromptRow]:
         raise FeedbackError(f"there is no file {str(path)!r}: check the path")
     if path.suffix.lower() == ".txt":
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")  # other signs that part lines may stand in a text
         except UnicodeDecodeError as error:
             raise FeedbackError(f"{path}: not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from None
         numbered = [(number, {"prompt": line.strip()}) for number, line in enumerate(lines, 1) if line.strip()]

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from coh.data.records import FeedbackError
+from coh.data.records import TASKS, FeedbackError
 from coh.data.templates import Family, load_family, read_family
 
 FILE = "coh.json"
@@ -56,7 +56,7 @@ def load_words(model: str | Path, templates: str | None = None, cache_dir: str |
 
     silent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     path = None if str(model).endswith(".gguf") else cached_file(str(model), FILE, cache_dir=cache_dir, **silent)
-    saved = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    saved = _checked(Path(path)) if path else {}
     if not saved and not templates:
         raise FeedbackError(
             f"{model} has no {FILE}, so its words are not known: name some with --templates, as in marker"
@@ -65,13 +65,38 @@ def load_words(model: str | Path, templates: str | None = None, cache_dir: str |
         family = load_family(templates)
     else:
         content = dict(saved["templates"])
-        family = read_family(content.pop("name"), content)
+        family = read_family(content.pop("name"), content, where=str(path))
     return Words(
         family,
         saved.get("prepend_bos", False),
         tuple(saved.get("tasks", ("general",))),
         saved.get("prompt_format", "plain"),
     )
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """What a `coh.json` holds.
+
+    Raises:
+        FeedbackError: it is damaged, or not as `save_words` writes it.
+    """
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise FeedbackError(f"{path} cannot be read ({type(error).__name__}: {error}): copy it anew") from None
+    if not isinstance(saved, dict):
+        raise FeedbackError(f"{path} holds no object: copy it anew")
+    templates, tasks = saved.get("templates"), saved.get("tasks", ["general"])
+    checks = {
+        "templates": isinstance(templates, dict) and isinstance(templates.get("name"), str),
+        "tasks": isinstance(tasks, list) and bool(tasks) and all(task in TASKS for task in tasks),
+        "prepend_bos": isinstance(saved.get("prepend_bos", False), bool),
+        "prompt_format": saved.get("prompt_format", "plain") in ("plain", "chat"),
+    }
+    wrong = [name for name, is_right in checks.items() if not is_right]
+    if wrong:
+        raise FeedbackError(f"{path}: {', '.join(wrong)} is not as training writes it: copy the file anew")
+    return saved
 
 
 def installed_versions() -> dict[str, str]:

@@ -88,11 +88,17 @@ def chat_form(family: Family, tokenizer: Any) -> Form:
             list(messages), chat_template=own, tokenize=False, add_generation_prompt=asks
         )
 
-    question = render(_PROBE[:1], True)
+    try:
+        question, exchange = render(_PROBE[:1], True), render(_PROBE, False)
+    except Exception as error:  # whatever the template raises; it may do nothing but write
+        raise FeedbackError(
+            f"--prompt_format chat: the tokenizer's chat template fails ({error}); choose plain"
+        ) from error
+    if "Ask" not in question or "Reply" not in exchange:
+        raise FeedbackError("--prompt_format chat: the tokenizer's chat template leaves out what is said; choose plain")
     after_prompt = question[question.index("Ask") + len("Ask") :]
     ends = {after_prompt.rindex(token) + len(token): token for token in specials if token in after_prompt}
     tail = after_prompt[max(ends) :] if ends else ""
-    exchange = render(_PROBE, False)
     after_reply = exchange[exchange.index("Reply") + len("Reply") :].lstrip()
     ending = next((token for token in specials if after_reply.startswith(token)), tokenizer.eos_token)
     lead = tail if question[-1].isspace() else f"{tail} "

@@ -15,12 +15,36 @@ TASKS = ("general", "answer", "summary", "conversation")
 _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 
 
+# What a terminal or a browser would obey instead of showing: control characters, and those that turn writing around.
+# And halves of characters, which nothing can write.
+_OBEYED = (*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F))
+_SPELLED = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*_OBEYED, *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+}
+
+
+def visible(text: str) -> str:
+    r"""The text with all that cannot be seen spelled out, except spaces, tabs and line breaks.
+
+    >>> visible("a\x1b[31mb\n")
+    'a\\x1b[31mb\n'
+    """
+    return text.translate(_SPELLED)
+
+
 class FeedbackError(ValueError):
     """Data or a template that a person has to mend: the message names the place, the value and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))  # it quotes data, and is read in terminals
 
 
 class UnusableRow(Exception):
     """One row that gives no group, as `UnusableRow("empty output")`: counted under its reason, never trained on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(visible(reason))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,10 @@ POLARITIES: dict[str, tuple[str, ...]] = {
 RANKINGS = {"pn": "best_first", "np": "worst_first"}
 SLOTS = ("prompt", *dict.fromkeys(slot for slots in POLARITIES.values() for slot in slots))
 NOT_OUTPUTS = ("", "prompt", "critique")
+STANDARD_TAG = "tag:yaml.org,2002:"
+MOST_FAULTS = 50  # that are said at once
+MOST_BYTES = 300_000  # which takes some seconds to read
+MOST_ENTRIES = 100_000  # of a file of templates; the largest family of this package has some hundred
 _SLOT = re.compile(r"\{([^{}]+)\}")
 
 
@@ -142,6 +146,8 @@ class Template:
     def _space_faults(self) -> list[str]:
         """Braces and white space."""
         found = []
+        if any(map(_has_half_character, (self.text, self.answer, self.tie))):
+            found.append("half a character: write the character itself, not one half of its escape")
         if _has_brace(_SLOT.sub("", self.text)):
             found.append("a brace stands alone: braces are for slots only")
         if self.text != self.text.strip():
@@ -213,6 +219,11 @@ def _has_brace(words: str) -> bool:
     return "{" in words or "}" in words
 
 
+def _has_half_character(words: str) -> bool:
+    """Whether no file and no tokenizer can hold these words, which an escape such as \\ud83d makes."""
+    return not words.isascii() and any("\ud800" <= letter <= "\udfff" for letter in words)
+
+
 def _is_plain(words: str) -> bool:
     return bool(words) and words == words.strip() and not _has_brace(words)
 
@@ -262,12 +273,18 @@ def load_family(name: str) -> Family:
 
     names = sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
     path = BUILT_IN / f"{name}.yaml" if name in names else Path(name)
-    if not path.is_file():
-        raise FeedbackError(f"templates {name!r}: neither {', '.join(names)} nor a file that is there")
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise FeedbackError(f"templates {path}: more than {MOST_BYTES:,} bytes: leave some out")
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError:
+        raise FeedbackError(f"templates {name!r}: neither {', '.join(names)} nor a file that is there") from None
+    except FeedbackError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter for letters that there are not
         raise FeedbackError(f"templates {path}: not YAML: {error}") from error
+    except RecursionError:
+        raise FeedbackError(f"templates {path}: not YAML of templates: nested too deeply") from None
     lines: dict[tuple[Any, ...], int] = {}
     try:
         data = _plain(root, lines, ())
@@ -287,7 +304,7 @@ def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None =
     def fault(path: tuple[Any, ...], sentence: str) -> None:
         line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), 0) if lines else 0
         # Entries count from 1, as in a template's name.
-        place = ".".join(str(step + 1) if isinstance(step, int) else str(step) for step in path)
+        place = ".".join(str(step + 1) if isinstance(step, int) else str(step)[:40] for step in path)
         faults.append((line, (f"line {line}: " if line else "") + (f"{place}: " if place else "") + sentence))
 
     def mapping(path: tuple[Any, ...], value: Any, known: tuple[str, ...]) -> dict[str, Any]:
@@ -301,10 +318,10 @@ def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None =
     data = mapping((), data, ("eos", "roles", "tasks"))
     eos = data.get("eos", "end")
     if eos not in ("each", "end"):
-        fault(("eos",), f"{eos!r}: say each (after every output) or end (once, after the chain)")
+        fault(("eos",), f"{str(eos)[:40]!r}: say each (after every output) or end (once, after the chain)")
     roles = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
     for role, words in mapping(("roles",), data.get("roles", {}), ROLES).items():
-        if not isinstance(words, str) or not words.strip() or words != words.strip():
+        if not isinstance(words, str) or not words.strip() or words != words.strip() or _has_half_character(words):
             fault(("roles", role), "must be words without white space around them")
         else:
             roles[role] = words
@@ -334,7 +351,9 @@ def read_family(name: str, data: Any, lines: dict[tuple[Any, ...], int] | None =
     if not templates and not faults:
         fault(("tasks",), "no templates")
     if faults:
-        in_order = [f"  {sentence}" for _, sentence in sorted(faults, key=lambda fault: fault[0])]
+        in_order = [f"  {sentence}" for _, sentence in sorted(faults, key=lambda fault: fault[0])[:MOST_FAULTS]]
+        if len(faults) > MOST_FAULTS:
+            in_order.append(f"  and {len(faults) - MOST_FAULTS} more")
         raise FeedbackError("\n".join([f"templates {where or name}: {len(faults)} to mend", *in_order]))
     return Family(name, eos, roles, tuple(templates))
 
@@ -343,7 +362,14 @@ def _plain(node: Any, lines: dict[tuple[Any, ...], int], path: tuple[Any, ...]) 
     """The plain value of a YAML node, noting the line of each; numbers and dates stay the text they were written as."""
     if node is None:
         return None
-    lines[path] = node.start_mark.line + 1
+    line = node.start_mark.line + 1
+    if not node.tag.startswith(STANDARD_TAG) or node.tag.startswith(f"{STANDARD_TAG}python/"):
+        raise FeedbackError(f"line {line}: {node.tag} is no plain text, list or mapping: take the tag away")
+    if len(lines) >= MOST_ENTRIES:  # aliases of lists of aliases grow without end
+        raise FeedbackError(
+            f"line {line}: more than {MOST_ENTRIES:,} entries, aliases (*name) written out: leave some out"
+        )
+    lines[path] = line
     if node.id == "mapping":
         plain: dict[str, Any] = {}
         for key, value in node.value:

@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, view: PreviewArgs) -> list[str]:
     """Load, look, show; gives the problems."""
-    tokenizer = load_tokenizer(experiment.tokenizer_name or experiment.model_name, experiment.cache_dir)
+    name, trust = experiment.tokenizer_name or experiment.model_name, experiment.trust_remote_code
+    tokenizer = load_tokenizer(name, experiment.cache_dir, trust_remote_code=trust)
     seed = train.seed if train.data_seed is None else train.data_seed
     datasets = load_datasets(data, tokenizer, seed=seed, prepend_bos=train.prepend_bos, cache_dir=experiment.cache_dir)
     numbers = _numbers(datasets, view)

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coh.data.records import visible
 from coh.data.table import CRITIQUE, OUTPUT, PROMPT, VERBATIM, WORDS
 from coh.modeling import special_tokens
+
+__all__ = ["DocumentView", "RowView", "Run", "planned", "split_text", "view_row", "visible"]
 
 IGNORED = -100
 TEXT = "text"  # pretraining text
@@ -157,17 +160,3 @@ def split_text(tokenizer: Any, ids: Sequence[int], stops: Sequence[int]) -> list
 
 def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-# What a terminal or a browser would obey instead of showing: control characters, and those that turn writing around.
-_OBEYED = (*range(9), *range(11, 32), *range(127, 160), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F))
-_SPELLED = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in (*_OBEYED, *range(0x2066, 0x206A))}
-
-
-def visible(text: str) -> str:
-    r"""The text with all that cannot be seen spelled out, except spaces, tabs and line breaks.
-
-    >>> visible("a\x1b[31mb\n")
-    'a\\x1b[31mb\n'
-    """
-    return text.translate(_SPELLED)
