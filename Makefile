@@ -5,6 +5,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$python" && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+COMPARABLE := .venv/comparable
+# The programs that measure coh against others: all that end with harness's `finish`.
+MEASURING = $(filter-out benchmarks/harness.py, $(shell grep -lw "finish" benchmarks/*.py))
 # Worker processes of the fast tests.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
@@ -13,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest
 export DS_BUILD_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-slow lint
+.PHONY: help setup demo test test-slow lint bench
 
 help:
 	@echo "make setup      .venv with everything that the rest needs"
@@ -21,6 +24,7 @@ help:
 	@echo "make test       the fast tests and docstring examples, with coverage"
 	@echo "make test-slow  the tests with real models and several processes"
 	@echo "make lint       ruff and mypy"
+	@echo "make bench      measure coh against the earlier implementation and trl; figures go into docs/performance.md"
 
 setup: $(INSTALLED)
 
@@ -49,3 +53,15 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What the benchmarks compare with, and what draws.
+$(COMPARABLE): $(INSTALLED)
+	$(BIN)/python -m pip install -e '.[benchmark]' -c constraints.txt
+	touch $@
+
+# Quiet machines measure best. A program that fails ends it; `python benchmarks/growth.py --missing` goes on with growth.
+bench: $(COMPARABLE)
+	results=$$($(BIN)/python benchmarks/table.py --device) && for program in $(MEASURING); do \
+		echo "== $$program" && $(BIN)/python $$program --output "$$results" || exit 1; done
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/table.py

@@ -18,6 +18,7 @@ from typing import Any
 
 from coh import coh_train
 from coh.arguments import ConfigError, parse
+from coh.checkpoints import remove_remains
 from coh.evaluate_args import EvaluateArgs, held_out_groups
 from coh.generate import generate_outputs
 from coh.generation import place_model
@@ -115,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         flush=True,
     )
     logging.getLogger("coh").setLevel(logging.INFO)
+    if args.output_dir == DemoArgs.output_dir:  # nobody's but the demonstration's
+        remove_remains(Path(args.output_dir))
     coh_train.main(
         [
             *(

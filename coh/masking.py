@@ -4,18 +4,23 @@ Documents are read from `position_ids`, which restart at each. A model isolates 
 an attention mask nor a cache; `check_isolation` tries it. With FCM one 4-D additive mask says all: documents x causal x
 forget.
 
+A model that isolates by a mask computes all pairs of a row and hides most of them. `attend_by_document` lets it compute
+each document alone, on a CPU: the same sums without the work that is thrown away.
+
 Shapes: B rows, S positions; the mask of one row is (S, S), (query, key).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+BY_DOCUMENT = "sdpa_by_document"
 
 
 class MaskingError(ValueError):
@@ -79,12 +84,108 @@ def forgetful_mask(
     return additive_mask(may_attend(position_ids_BS) & ~is_hidden, dtype)
 
 
+def documents_in(mask_function: Callable[..., Tensor], num_rows: int, num_positions: int) -> Tensor | None:
+    """The lengths of the documents of all rows, in order, or None where `mask_function` says more than documents.
+
+    It is a function as transformers has them: from indices (row, head, query, key), whether the query may see the key.
+    It is asked about five keys of each query instead of all. A document begins where the one before cannot be seen;
+    from each of its positions the first one and itself must be seen, and what stands before and behind these must not.
+
+    >>> document_S = torch.tensor([0, 0, 0, 1, 1])
+    >>> documents_in(lambda row, head, query, key: (document_S[query] == document_S[key]) & (key <= query), 2, 5)
+    tensor([3, 2, 3, 2])
+    >>> documents_in(lambda row, head, query, key: document_S[query] == document_S[key], 2, 5)  # sees what is to come
+    """
+    row_B1, query_S = torch.arange(num_rows)[:, None], torch.arange(num_positions)
+
+    def sees(key: Tensor) -> Tensor:
+        is_there = (key >= 0) & (key < num_positions)
+        seen = mask_function(row_B1, torch.zeros_like(row_B1), query_S, key.clamp(0, num_positions - 1))
+        return (seen & is_there).expand(num_rows, -1)
+
+    is_first_BS = ~sees(query_S - 1)
+    first_BS = torch.where(is_first_BS, query_S, 0).cummax(1).values
+    if not (sees(first_BS) & sees(query_S) & ~sees(first_BS - 1) & ~sees(query_S + 1)).all():
+        return None
+    starts = is_first_BS.flatten().nonzero().squeeze(1)
+    return torch.diff(starts, append=torch.tensor([num_rows * num_positions]))
+
+
+def _documents_mask(**asked: Any) -> Tensor | None:
+    """What stands for a mask under `BY_DOCUMENT`: the lengths of documents as int64; where they do not say all, sdpa's.
+
+    transformers asks for it once in a forward and hands it to all layers, also when they run again for the gradients.
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    may_be_documents = (
+        not asked.get("allow_is_causal_skip", True)  # otherwise sdpa needs no mask at all, or one for padding
+        and not asked.get("use_vmap", True)  # the model brings functions of its own
+        and asked.get("attention_mask") is None
+        and asked.get("local_size") is None
+        and asked["q_length"] == asked["kv_length"]
+        and torch.device(asked["device"]).type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+    lengths = None
+    if may_be_documents:
+        lengths = documents_in(asked["mask_function"], asked["batch_size"], asked["q_length"])
+    return sdpa_mask(**asked) if lengths is None else lengths
+
+
+def _documents_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it, (B, heads, S, D) in and (B, S, heads, D) out, a document at a time."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    # Cut by `split`, whose gradient is one concatenation: the gradient of a slice would be a batch of zeros each time.
+    lengths = attention_mask.tolist()
+    documents = zip(*(tensor.transpose(1, 2).flatten(0, 1).split(lengths) for tensor in (query, key, value)))
+    options["is_causal"] = True
+    outputs = [
+        sdpa_attention_forward(module, *(part.transpose(0, 1)[None] for part in document), None, **options)[0]
+        for document in documents
+    ]
+    return torch.cat(outputs, dim=1).view(query.shape[0], query.shape[2], query.shape[1], -1), None
+
+
+def attend_by_document(model: Any) -> bool:
+    """Let a model under sdpa attend to each document of a row alone while it is on a CPU; whether it does from now on.
+
+    Registered with transformers as the attention `BY_DOCUMENT`. What is no plain row of documents (a cache, padding,
+    FCM, windows, a GPU) goes to sdpa as before. A model stays as it was if it has another attention, or if it gives
+    other logits then: some do not leave masks and attention to transformers' functions.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    base = _base(model)
+    if base.config._attn_implementation != "sdpa" or not _can_be_tried(base):
+        return bool(base.config._attn_implementation == BY_DOCUMENT)
+    AttentionInterface.register(BY_DOCUMENT, _documents_attention)
+    AttentionMaskInterface.register(BY_DOCUMENT, _documents_mask)
+    lengths = [(5, 4, 3), (2, 10)]
+    position_ids = torch.stack([torch.cat([torch.arange(length) for length in row]) for row in lengths])
+    token_ids = torch.arange(position_ids.numel()).view_as(position_ids)
+    before = _logits(base, token_ids, position_ids=position_ids)
+    base.config._attn_implementation = BY_DOCUMENT
+    try:
+        is_same = (_logits(base, token_ids, position_ids=position_ids) - before).abs().max() <= before.std() / 100
+    except Exception:
+        is_same = False  # whatever a model does with a mask that is no mask
+    if not is_same:
+        base.config._attn_implementation = "sdpa"
+    return bool(is_same)
+
+
 def check_isolation(model: Any) -> None:
     """Raises ValueError unless the model keeps the documents of a row apart when it is told by `position_ids` alone.
 
     Flash attention does in a batch of one row, as coh.loss hands it over; it is not tried, since it may wait for a GPU.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         problem = "takes no position_ids"
     elif "flash" not in str(base.config.get_text_config()._attn_implementation) and _leaks(
@@ -106,7 +207,7 @@ def check_forgetting(model: Any, seq_length: int) -> None:
     window = min((width for width in widths if width and is_local), default=seq_length)
     hides_two = torch.ones(1, 4, 4, dtype=torch.bool).tril()
     hides_two[0, 2:, :2] = False
-    if config._attn_implementation not in ("sdpa", "eager"):
+    if config._attn_implementation not in ("sdpa", BY_DOCUMENT, "eager"):
         problem = f"{config._attn_implementation} attention takes no such mask: pass --attn_implementation sdpa"
     elif window < seq_length:
         # The mask would take the place of the model's own and widen these layers.
@@ -125,26 +226,43 @@ def _obeys(model: Any, may_attend_BSS: Tensor) -> bool:
         return False  # it takes masks of another shape
 
 
+def _base(model: Any) -> Any:
+    """The model inside its adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _can_be_tried(model: Any) -> bool:
+    """Whether a forward runs: not where ZeRO-3 keeps the weights in parts, before its engine is there."""
+    weight = model.get_input_embeddings().weight
+    return not (hasattr(weight, "ds_id") or weight.is_meta)
+
+
 @torch.no_grad()
+def _logits(model: Any, token_ids: Tensor, **inputs: Tensor) -> Tensor:
+    """(B, S, V) in fp32, as in evaluation; ids beyond the vocabulary begin at 0 again."""
+    weight = model.get_input_embeddings().weight
+    was_training = model.training
+    try:
+        on_device = {name: tensor.to(weight.device) for name, tensor in inputs.items()}
+        token_ids = (token_ids % len(weight)).to(weight.device)
+        return model.eval()(input_ids=token_ids, **on_device, use_cache=False).logits.float()
+    finally:
+        model.train(was_training)
+
+
 def _leaks(model: Any, position_ids: list[int], may_attend_BSS: Tensor | None = None) -> bool:
     """Change a row's first token: does the half that must not see it change with it?
 
     The measure is the change in the half that may see it. A leak may be faint (a convolution of four taps); noise is
     fainter, since both versions stand in one batch.
     """
-    weight = model.get_input_embeddings().weight
-    if hasattr(weight, "ds_id") or weight.is_meta:
-        return False  # ZeRO-3 keeps the weights in parts: nothing can be tried before its engine runs
-    token_ids = torch.arange(1, len(position_ids) + 1).repeat(2, 1) % len(weight)
+    if not _can_be_tried(model):
+        return False
+    token_ids = torch.arange(1, len(position_ids) + 1).repeat(2, 1)
     token_ids[1, 0] = 0
-    inputs = {"input_ids": token_ids, "position_ids": torch.tensor(position_ids).expand_as(token_ids)}
+    inputs = {"position_ids": torch.tensor(position_ids).expand_as(token_ids)}
     if may_attend_BSS is not None:
         inputs["attention_mask"] = additive_mask(may_attend_BSS.expand(2, -1, -1), model.dtype)
-    was_training = model.training
-    try:
-        on_device = {name: tensor.to(weight.device) for name, tensor in inputs.items()}
-        logits_2SV = model.eval()(**on_device, use_cache=False).logits.float()
-    finally:
-        model.train(was_training)
+    logits_2SV = _logits(model, token_ids, **inputs)
     seeing, blind = (logits_2SV[0] - logits_2SV[1]).abs().amax(-1).chunk(2)
     return not bool(blind.max() <= seeing.max() / 1000)  # so that NaN counts as a leak

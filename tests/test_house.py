@@ -60,6 +60,8 @@ FLOORS = {
     "data.templates": 0,
     "data.draws": 0,
     "data.summary": 0,
+    "data.mapped": 0,
+    "data.words": 0,
     "loss": 0,
     "masking": 0,
     "measures": 0,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coh.data.plan import PACKINGS, Layout, RowStream, pack_chunk, pack_fit, permute
+from coh.data.plan import PACKINGS, Layout, RowStream, Stretches, pack_chunk, pack_fit, permute, tokens_of
 from coh.data.records import FeedbackError
 
 LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=200).map(lambda values: np.array(values, np.int64))
@@ -88,16 +88,35 @@ def test_permute_mixes_and_keys_differ():
 
 @dataclass
 class Numbers:
-    """Documents whose tokens tell the pass, the window, the document and the place."""
+    """Documents whose tokens tell the pass, the window, the document and the place; each begins with a word, -7."""
 
     epoch: int
     base: int
     lengths: np.ndarray
+    words = np.array([-9, -7], np.int32)
 
-    def tokens(self, number):
-        length = int(self.lengths[number])
-        ids = (self.epoch * 1000 + self.base + number) * 1000 + np.arange(length, dtype=np.int32)
-        return ids, np.ones(length, bool), 0
+    @property
+    def source(self):
+        return np.arange(len(self.lengths)) % 3
+
+    @property
+    def values(self):
+        return [np.concatenate([self.ids(number) for number in range(len(self.lengths))]).astype(np.int32)]
+
+    def ids(self, number):
+        ids = (self.epoch * 1000 + self.base + number) * 1000 + np.arange(self.lengths[number])
+        ids[0] = -7
+        return ids
+
+    def stretches(self, spans):
+        starts = (np.cumsum(self.lengths) - self.lengths)[spans.document]
+        is_first = spans.start == 0
+        begin, end = spans.start + is_first, spans.stop
+        span = np.repeat(np.arange(len(begin)), 2)
+        address = np.stack([np.full(len(begin), -1), starts + begin], axis=1).ravel()
+        length = np.stack([is_first.astype(np.int64), end - begin], axis=1).ravel()
+        kept = length > 0
+        return Stretches(span[kept], address[kept], length[kept], (np.arange(len(span)) % 2 == 1)[kept])
 
 
 def stream_of(num_windows=3, packing="fit", seed=0):
@@ -109,7 +128,8 @@ def stream_of(num_windows=3, packing="fit", seed=0):
 
 
 def row_tokens(stream, row):
-    return np.concatenate([ids for ids, _, _ in stream.spans(row)]).tolist()
+    found = stream.read([row], pad_id=-1)
+    return found.ids[found.source >= 0].tolist()
 
 
 @pytest.mark.parametrize("packing", sorted(PACKINGS))
@@ -130,8 +150,49 @@ def test_a_pass_holds_every_token_once(packing):
         expected = []
         for number in range(3):
             documents = stream._window(epoch, number)
-            expected += [token for document in range(40) for token in documents.tokens(document)[0].tolist()]
+            expected += [token for document in range(40) for token in documents.ids(document).tolist()]
         assert found == sorted(expected) and len(found) > 1000
+
+
+@pytest.mark.parametrize("packing", sorted(PACKINGS))
+def test_rows_read_together_are_those_read_one_by_one(packing):
+    """In any order, over the borders of windows, with padding, positions and sources as they stand in each."""
+    stream = stream_of(packing=packing)
+    for rows in (list(range(stream.rows_until(2))), [5, 6, 2, 40, 41, 0], [3]):
+        together = stream.read(rows, pad_id=-1)
+        for name in ("ids", "targets", "source", "position"):
+            alone = [getattr(stream.read([row], pad_id=-1), name) for row in rows]
+            assert np.array_equal(getattr(together, name), np.concatenate(alone)), name
+
+
+@pytest.mark.parametrize("packing", sorted(PACKINGS))
+def test_a_row_is_its_spans_and_padding(packing):
+    stream = stream_of(packing=packing)
+    for row in range(stream.rows_until(1)):
+        number, inside = stream.locate(row)
+        documents, layout, order = stream.plan(number)
+        ids, sources, positions, targets = [], [], [], []
+        for document, start, stop in layout.spans(int(order[inside])):
+            ids += documents.ids(document)[start:stop].tolist()
+            sources += [document % 3] * (stop - start)
+            positions += range(stop - start)
+            targets += [place > 0 for place in range(start, stop)]
+        padding = 32 - len(ids)
+        found = stream.read([row], pad_id=-1)
+        assert found.ids.tolist() == ids + [-1] * padding
+        assert found.source.tolist() == sources + [-1] * padding
+        assert found.position.tolist() == [*positions, *range(padding)]
+        assert found.targets.tolist() == targets + [False] * padding
+
+
+def test_one_document_by_itself():
+    documents = Numbers(0, 0, np.array([3, 5, 1]))
+    assert [ids.tolist() for ids, _, _ in (tokens_of(documents, n) for n in range(3))] == [
+        [-7, 1, 2],
+        [-7, 1001, 1002, 1003, 1004],
+        [-7],
+    ]
+    assert tokens_of(documents, 1)[2] == 1 and tokens_of(documents, 1)[1].tolist() == [False, *[True] * 4]
 
 
 def test_seed_and_pass_change_the_order():
@@ -142,8 +203,8 @@ def test_seed_and_pass_change_the_order():
 def test_plans_in_memory_are_few():
     stream = stream_of(num_windows=8)
     for row in range(stream.rows_until(2)):
-        stream.spans(row)
-    assert len(stream._plans) <= 3
+        stream.read([row], pad_id=0)
+    assert len(stream._plans) <= 2
 
 
 def test_a_stream_without_documents_says_so():

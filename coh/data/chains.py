@@ -7,7 +7,7 @@ document's length at once; tokens are read one document at a time from the piece
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,14 +19,14 @@ from coh.data.choices import Choices, Draw, GroupArrays, choices_for, code_of
 from coh.data.encoding import Encoder, Ids, shorten
 from coh.data.forms import Form
 from coh.data.hindsight import chain
+from coh.data.mapped import BLOCK, Ints, folder_of, mapped
 from coh.data.pieces import GroupPieces
-from coh.data.plan import Ints, generator, permute
-from coh.data.records import FeedbackError, FeedbackGroup, Segment, joined
+from coh.data.plan import WINDOW, Spans, Stretches, generator, permute, tokens_of
+from coh.data.records import TASKS, FeedbackError, FeedbackGroup, Segment, joined
 from coh.data.table import CRITIQUE, OUTPUT, PROMPT, Entry, TemplateTable
 from coh.data.templates import Template
 
-WINDOW = 2**20  # groups planned at a time
-WHOLE_WINDOW = 2**13  # the same where whole texts must be encoded, which holds their tokens
+WHOLE_WINDOW = 2**13  # groups planned at a time where whole texts must be encoded, which holds their tokens
 # Which of a pair, (better, worse), stands in a slot.
 _SIDES = {"better": 0, "first": 0, "output": 0, "worse": 1, "second": 1}
 
@@ -52,23 +52,41 @@ class ChainDocuments:
     template: Ints
     outputs: Ints  # (documents, outputs of the text): which output of the group
     cell_lengths: NDArray[np.int32]
+    cell_starts: Ints  # where the ids of each cell begin, as `Stretches` count it
     counts: Counter[str]
-    whole: list[list[Ids]] | None = None
+    whole: Ids | None = None  # the ids of all cells, where texts are encoded in one go
 
     @property
     def lengths(self) -> Ints:
         return self.cell_lengths.sum(axis=1).astype(np.int64)
 
+    @property
+    def words(self) -> Ids:
+        return self.chains.table.words
+
+    @property
+    def values(self) -> list[Ids]:
+        return [pieces.table.values for pieces in self.chains.pieces] if self.whole is None else [self.whole]
+
+    def stretches(self, spans: Spans) -> Stretches:
+        """Where the ids of these spans are: a stretch for each cell, and one for each end-of-text token."""
+        document, table = spans.document, self.chains.table
+        template, lengths = self.template[document], self.cell_lengths[document].astype(np.int64)
+        ends = np.cumsum(lengths, axis=1)
+        # A cell with an end-of-text token is two stretches.
+        has_eos = table.has_eos[template] & (lengths > 0)
+        borders = np.stack([ends - lengths, ends - has_eos, ends], axis=2)
+        address = np.stack([self.cell_starts[document], np.full(lengths.shape, -len(self.chains.encoder.eos))], axis=2)
+        kept = np.clip(borders, spans.start[:, None, None], spans.stop[:, None, None])
+        size = np.diff(kept, axis=2)
+        span, cell, half = np.nonzero(size)
+        skipped = kept[span, cell, half] - borders[span, cell, half]
+        is_target = table.is_target[template[span], cell]
+        return Stretches(span, address[span, cell, half] + skipped, size[span, cell, half], is_target)
+
     def tokens(self, number: int) -> tuple[Ids, NDArray[np.bool_], int]:
-        table, template, lengths = self.chains.table, self.template[number], self.cell_lengths[number]
-        cells: list[Ids] = []
-        for cell in np.flatnonzero(lengths):
-            length = int(lengths[cell]) - int(table.has_eos[template, cell])
-            ids = self.whole[number][cell] if self.whole else self.chains.cell(self, number, int(cell))
-            cells.append(ids[len(ids) - length :])  # a shortened prompt keeps its end
-            if table.has_eos[template, cell]:
-                cells.append(self.chains.encoder.eos)
-        return np.concatenate(cells), np.repeat(table.is_target[template], lengths), int(self.source[number])
+        """Ids, target mask and the number of the source of one document."""
+        return tokens_of(self, number)
 
     def kinds(self, number: int) -> NDArray[np.int8]:
         """What each token of a document belongs to: WORDS, PROMPT, OUTPUT, CRITIQUE or VERBATIM."""
@@ -105,9 +123,8 @@ class Chains:
         self.dropped: dict[str, Counter[str]] = {source.name: Counter(source.dropped) for source in sources}
         self._arrays = [GroupArrays(source.store.dataset) for source in sources]
         self.tasks = sorted({task for arrays in self._arrays for task in arrays.tasks})
-        self._task = [
-            np.array([self.tasks.index(task) for task in arrays.tasks])[arrays.task] for arrays in self._arrays
-        ]
+        # Of each of all tasks that there are, its number among those of this run.
+        self._task_numbers = np.array([self.tasks.index(task) if task in self.tasks else -1 for task in TASKS])
         entries: list[Entry] = []
         self._choices = [
             self._choices_of(arrays, source, polarities, entries) for arrays, source in zip(self._arrays, sources)
@@ -163,19 +180,27 @@ class Chains:
 
     def _usable(self, number: int, source: Source, polarities: Sequence[str]) -> Source:
         """Leaves out, and counts, the groups that give none of the kinds of chain for which there are words."""
-        arrays = self._arrays[number]
-        wanted = np.array([choices.code for choices in self._choices[number]])[self._task[number]]
-        is_mute = (arrays.code & wanted) == 0
-        bare = (arrays.num_outputs < 2) & (arrays.code == 0)
-        for mask, reason in (
-            (is_mute & arrays.is_tie, "tie, and no template for ties"),
-            (is_mute & bare, "one output only"),
-            (is_mute & ~bare & ~arrays.is_tie, f"gives none of --chains {','.join(polarities)}"),
-        ):
-            count = int(mask[source.indices].sum())
-            if count:
-                self.dropped[source.name][reason] += count
-        return replace(source, indices=source.indices[~is_mute[source.indices]])
+        arrays, given = self._arrays[number], ",".join(polarities)
+        wanted = np.array([choices.code for choices in self._choices[number]])
+        reasons = ("tie, and no template for ties", "one output only", f"gives none of --chains {given}")
+        counts = np.zeros(len(reasons), np.int64)
+
+        def used() -> Iterator[Ints]:
+            for begin in range(0, len(source.indices), BLOCK):
+                group = source.indices[begin : begin + BLOCK]
+                code, is_tie = arrays.code[group], arrays.is_tie(group)
+                is_mute = (code & wanted[self._tasks(number, group)]) == 0
+                bare = (arrays.num_outputs[group] < 2) & (code == 0)
+                counts[:] += [(is_mute & mask).sum() for mask in (is_tie, bare, ~bare & ~is_tie)]
+                yield group[~is_mute]
+
+        indices = mapped(used(), np.int64, folder_of(source.store.dataset))
+        self.dropped[source.name].update({reason: count for reason, count in zip(reasons, counts.tolist()) if count})
+        return replace(source, indices=indices)
+
+    def _tasks(self, source: int, group: Ints) -> Ints:
+        """The numbers of these groups' tasks among those of this run."""
+        return self._task_numbers[self._arrays[source].task[group]]
 
     def _why(self) -> str:
         return "; ".join(
@@ -227,15 +252,19 @@ class Chains:
         source = np.searchsorted(self._ends, slots, side="right")
         group = self._groups(source, slots, epoch)
         template, outputs = self._draw(source, group, generator(self.seed, "chains", epoch, window))
-        documents = ChainDocuments(self, source, group, template, outputs, np.zeros(0, np.int32), Counter())
-        documents.whole = None if self.is_exact else [self._whole(documents, number) for number in range(len(group))]
-        return self._shorten(documents, self._measure(documents))
+        nothing = np.zeros((len(group), self.table.kind.shape[1]), np.int64)
+        documents = ChainDocuments(self, source, group, template, outputs, nothing.astype(np.int32), nothing, Counter())
+        if self.is_exact:
+            self._find_pieces(documents)
+        else:
+            self._encode_whole(documents)
+        return self._shorten(documents)
 
     def tasks_of(self, documents: ChainDocuments) -> dict[str, int]:
         """How many documents of a window belong to each task."""
         counts: Counter[str] = Counter()
         for number in np.unique(documents.source).tolist():
-            codes = self._task[number][documents.group[documents.source == number]]
+            codes = self._tasks(number, documents.group[documents.source == number])
             counts.update({self.tasks[code]: int(times) for code, times in zip(*np.unique(codes, return_counts=True))})
         return counts
 
@@ -259,10 +288,10 @@ class Chains:
         outputs = np.full((len(group), self._sides.shape[1]), -1, np.int64)
         picks = rng.random((4 + (self.max_outputs if self.max_outputs > 2 else 0), len(group)))
         for number in np.unique(source).tolist():
-            arrays, task = self._arrays[number], self._task[number]
+            arrays = self._arrays[number]
             own = np.flatnonzero(source == number)
             # Groups of one task that give the same kinds of chain are drawn together.
-            block = task[group[own]] << 16 | arrays.code[group[own]]
+            block = self._tasks(number, group[own]) << 16 | arrays.code[group[own]]
             for code in np.unique(block).tolist():
                 which = own[block == code]
                 choices = self._choices[number][code >> 16]
@@ -273,18 +302,19 @@ class Chains:
         sides = self._sides[template]
         return template, np.where(sides >= 0, np.take_along_axis(outputs, np.maximum(sides, 0), axis=1), -1)
 
-    def _measure(self, documents: ChainDocuments) -> NDArray[np.int32]:
+    def _find_pieces(self, documents: ChainDocuments) -> None:
+        """Where the ids of each cell are, and how many tokens it has."""
         table, template = self.table, documents.template
-        if documents.whole is not None:
-            lengths = np.array([[len(ids) for ids in cells] for cells in documents.whole], np.int32)
-        else:
-            lengths = table.words_length[template].copy()
-            for cell in range(table.kind.shape[1]):
-                slots = np.flatnonzero(table.kind[template, cell] >= PROMPT)
-                for number in np.unique(documents.source[slots]).tolist():
-                    mask = slots[documents.source[slots] == number]
-                    lengths[mask, cell] = self.pieces[number].table.lengths[self._piece(documents, mask, cell, number)]
-        return lengths + table.has_eos[template]
+        documents.cell_lengths[:], documents.cell_starts[:] = table.words_length[template], table.words_start[template]
+        before = np.cumsum([0, *(len(pieces.table.values) for pieces in self.pieces)])
+        for cell in range(table.kind.shape[1]):
+            slots = np.flatnonzero(table.kind[template, cell] >= PROMPT)
+            for number in np.unique(documents.source[slots]).tolist():
+                own = slots[documents.source[slots] == number]
+                piece, pieces = self._piece(documents, own, cell, number), self.pieces[number].table
+                documents.cell_lengths[own, cell] = pieces.lengths(piece)
+                documents.cell_starts[own, cell] = pieces.starts[piece] + before[number]
+        documents.cell_lengths += table.has_eos[template]
 
     def _piece(self, documents: ChainDocuments, which: Any, cell: int, source: int) -> Any:
         """The piece numbers of one cell of these documents, all of one source."""
@@ -303,28 +333,26 @@ class Chains:
             pieces.verbatim(group, slot),
         )
 
-    def cell(self, documents: ChainDocuments, number: int, cell: int) -> Ids:
-        """The ids of one cell of one document, before shortening and without end-of-text token."""
-        words = self.table.words[documents.template[number]].get(cell)
-        if words is not None:
-            return words
-        source = int(documents.source[number])
-        return self.pieces[source].table[int(self._piece(documents, number, cell, source))]
+    def _encode_whole(self, documents: ChainDocuments) -> None:
+        """The same of documents that are each encoded as one text."""
+        found: list[Ids] = []
+        for number in range(len(documents.group)):
+            segments = self._segments(
+                int(documents.source[number]),
+                int(documents.group[number]),
+                int(documents.template[number]),
+                documents.outputs[number],
+            )
+            cells = [self.encoder.bos, *self.encoder.whole(segments)]
+            documents.cell_lengths[number, : len(cells)] = [len(ids) for ids in cells]
+            found += cells
+        documents.whole = np.concatenate(found)
+        ends = np.cumsum(documents.cell_lengths, dtype=np.int64).reshape(documents.cell_lengths.shape)
+        documents.cell_starts[:] = ends - documents.cell_lengths
+        documents.cell_lengths += self.table.has_eos[documents.template]
 
-    def _whole(self, documents: ChainDocuments, number: int) -> list[Ids]:
-        """The cells of one document, encoded as one text."""
-        segments = self._segments(
-            int(documents.source[number]),
-            int(documents.group[number]),
-            int(documents.template[number]),
-            documents.outputs[number],
-        )
-        cells = self.encoder.whole(segments)
-        empty = np.zeros(0, np.int32)
-        return [self.encoder.bos, *cells, *[empty] * (self.table.kind.shape[1] - len(cells) - 1)]
-
-    def _shorten(self, documents: ChainDocuments, lengths: NDArray[np.int32]) -> ChainDocuments:
-        table, template = self.table, documents.template
+    def _shorten(self, documents: ChainDocuments) -> ChainDocuments:
+        table, template, lengths = self.table, documents.template, documents.cell_lengths
         kept, too_long = shorten(
             lengths,
             self.capacity,
@@ -342,7 +370,6 @@ class Chains:
                 "output longer than a row": int(too_long.sum()),
             }
         )
-        whole = [cells for cells, fit in zip(documents.whole, fits) if fit] if documents.whole is not None else None
         return ChainDocuments(
             self,
             documents.source[fits],
@@ -350,6 +377,7 @@ class Chains:
             template[fits],
             documents.outputs[fits],
             kept[fits],
+            (documents.cell_starts + (lengths - kept))[fits],  # a shortened prompt keeps its end
             counts,
-            whole,
+            documents.whole,
         )

@@ -5,16 +5,16 @@ In: what is known of a store's groups without reading any text. Out: arrays, one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import product
+from itertools import islice, product, starmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coh.data.plan import Ints
+from coh.data.mapped import Ints, blocks, folder_of, list_sizes, mapped, starts
+from coh.data.records import TASKS
 from coh.data.table import Entry
 from coh.data.templates import RANKINGS, Family, Template
 
@@ -27,101 +27,118 @@ def code_of(kinds: Sequence[str]) -> int:
     return sum(1 << KINDS.index(kind) for kind in kinds)
 
 
-class GroupArrays:
-    """What is known of all groups of a store at once, without reading any text.
+# What is kept of each group and of each output.
+_GROUP = np.dtype([("task", "i1"), ("code", "i2"), ("pattern", "i4"), ("num_outputs", "i8")])
+_OUTPUT = np.dtype([("rank", "i4"), ("is_critiqued", "?")])
 
-    `code` has a bit for each kind of chain that a group gives.
+
+class GroupArrays:
+    """What is known of all groups of a store at once, without reading any text; mapped from files.
+
+    `task` is a number among `TASKS`, `code` has a bit for each kind of chain that a group gives, and `pattern` tells
+    which of `patterns` the group's own words have: whether each segment is a target (-1 for a group without them).
     """
 
     def __init__(self, dataset: Any) -> None:
         import pyarrow.compute as pc
 
-        columns = dataset.data
-        tasks = pc.dictionary_encode(columns.column("task")).combine_chunks()
-        self.tasks: list[str] = tasks.dictionary.to_pylist()
-        self.task = tasks.indices.to_numpy()
-        self.num_outputs = pc.list_value_length(columns.column("ranks")).to_numpy().astype(np.int64)
-        self._ranks = pc.list_flatten(columns.column("ranks")).to_numpy()
-        self._first = np.cumsum(self.num_outputs) - self.num_outputs
-        self.is_tie = (self.num_outputs > 1) & (self.rank(np.arange(len(self.task)), self.num_outputs - 1) == 1)
-        has_critique = self._has_critique(columns.column("critiques"))
-        # Outputs of which something was said; and those of them to which another was preferred.
-        self.critiqued = _Picks(has_critique, self._first, self.num_outputs)
-        self.refinable = _Picks(has_critique & (self._ranks > 1), self._first, self.num_outputs)
-        verdict = columns.column("is_good")
-        patterns = [tuple(is_target) for is_target in _flags(columns.column("verbatim"))]
-        self.patterns = sorted(set(patterns) - {()})
-        self.pattern = np.array([self.patterns.index(pattern) if pattern else -1 for pattern in patterns], np.int64)
-        self.code = self._codes(
-            is_good=pc.fill_null(verdict, False).to_numpy(),
-            is_bad=~pc.fill_null(verdict, True).to_numpy(),
-            is_revision=pc.is_valid(columns.column("revision")).to_numpy(),
-            says_of_last=has_critique[self._first + self.num_outputs - 1],
-        )
+        folder = folder_of(dataset)
+        self.tasks: list[str] = pc.unique(dataset.data.column("task")).to_pylist()
+        self.patterns = sorted({own for (lists,) in blocks(dataset, "verbatim") for own in _patterns(lists)} - {()})
+        outputs = mapped(starmap(_of_outputs, blocks(dataset, "ranks", "critiques")), _OUTPUT, folder)
+        self._ranks, self._is_critiqued = outputs["rank"], outputs["is_critiqued"]
+        names = ("task", "ranks", "critiques", "revision", "is_good", "verbatim")
+        groups = mapped(starmap(self._of_groups, blocks(dataset, *names)), _GROUP, folder)
+        self.task, self.code, self.pattern = groups["task"], groups["code"], groups["pattern"]
+        self.num_outputs = groups["num_outputs"]
+        sizes = (list_sizes(ranks) for (ranks,) in blocks(dataset, "ranks"))
+        self._first = mapped(starts(sizes), np.int64, folder)
 
     def rank(self, group: Ints, output: Ints) -> NDArray[np.int32]:
         """The rank of one output of each of these groups."""
         return self._ranks[self._first[group] + output]
 
+    def is_tie(self, group: Ints) -> NDArray[np.bool_]:
+        """Whether all outputs of each of these groups are equally good."""
+        num_outputs = self.num_outputs[group]
+        return (num_outputs > 1) & (self.rank(group, num_outputs - 1) == 1)
+
     def num_better(self, group: Ints, output: Ints) -> Ints:
         """How many outputs are ranked above this one, in each of these groups."""
-        return self._first_of_rank[self._first[group] + output] - self._first[group]
+        flat, is_own = self._table(group)
+        return (is_own & (self._ranks[flat] < self.rank(group, output)[:, None])).sum(axis=1)
 
-    @cached_property
-    def _first_of_rank(self) -> Ints:
-        """Of every output, where the first one of its group and rank stands."""
-        is_new = np.append(True, self._ranks[1:] != self._ranks[:-1])
-        is_new[self._first] = True
-        return np.maximum.accumulate(np.where(is_new, np.arange(len(self._ranks)), 0))
+    def critiqued(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
+        """One of the outputs of which something was said, in each of these groups."""
+        flat, is_own = self._table(group)
+        return _picked(is_own & self._is_critiqued[flat], pick)
 
-    def _has_critique(self, critiques: Any) -> NDArray[np.bool_]:
+    def refinable(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
+        """One of the outputs of which something was said and to which another was preferred."""
+        flat, is_own = self._table(group)
+        return _picked(is_own & self._is_critiqued[flat] & (self._ranks[flat] > 1), pick)
+
+    def _table(self, group: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """(groups, outputs) where each output is found, and whether there is one."""
+        num_outputs = self.num_outputs[group][:, None]
+        output = np.arange(num_outputs.max(initial=1))
+        return self._first[group][:, None] + np.minimum(output, num_outputs - 1), output < num_outputs
+
+    def _of_groups(self, task: Any, ranks: Any, critiques: Any, revision: Any, is_good: Any, verbatim: Any) -> Any:
+        """A block of what is kept of each group."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        of_group = pc.list_value_length(critiques).to_numpy() > 0
-        found = np.zeros(len(self._ranks), bool)
-        lengths = pc.binary_length(pc.list_flatten(critiques))
-        found[np.repeat(of_group, self.num_outputs)] = pc.fill_null(lengths, 0).to_numpy() > 0
-        return found
-
-    def _codes(self, *, is_good: Any, is_bad: Any, is_revision: Any, says_of_last: Any) -> Ints:
-        is_compared = (self.num_outputs > 1) & ~self.is_tie
+        found = np.zeros(len(task), _GROUP)
+        found["task"] = pc.index_in(task, pa.array(TASKS)).to_numpy()
+        found["num_outputs"] = num_outputs = list_sizes(ranks)
+        found["pattern"] = [self.patterns.index(own) if own else -1 for own in _patterns(verbatim)]
+        ends = np.cumsum(num_outputs)
+        outputs = _of_outputs(ranks, critiques)
+        is_critiqued, is_worse = outputs["is_critiqued"], outputs["rank"] > 1
+        is_tie = (num_outputs > 1) & ~is_worse[ends - 1]
+        is_compared = (num_outputs > 1) & ~is_tie
+        is_revision = pc.is_valid(revision).to_numpy(zero_copy_only=False)
         gives = dict.fromkeys(PAIRS, is_compared) | {
-            "p": is_compared | is_good,
-            "n": is_compared | is_bad,
-            "tie": self.is_tie,
-            "critique": self.critiqued.count > 0,
-            "refine": (self.refinable.count > 0) & ~is_revision,
-            "revision": is_revision & says_of_last,
+            "p": is_compared | pc.fill_null(is_good, False).to_numpy(zero_copy_only=False),
+            "n": is_compared | ~pc.fill_null(is_good, True).to_numpy(zero_copy_only=False),
+            "tie": is_tie,
+            "critique": np.logical_or.reduceat(is_critiqued, ends - num_outputs),
+            "refine": np.logical_or.reduceat(is_critiqued & is_worse, ends - num_outputs) & ~is_revision,
+            "revision": is_revision & is_critiqued[ends - 1],
         }
         code = sum(mask.astype(np.int64) << KINDS.index(kind) for kind, mask in gives.items())
-        return np.where(self.pattern >= 0, code_of(["verbatim"]), code)
+        found["code"] = np.where(found["pattern"] >= 0, code_of(["verbatim"]), code)
+        return found
 
 
-class _Picks:
-    """Some of the outputs of each group, and one of them for a draw."""
+def _of_outputs(ranks: Any, critiques: Any) -> Any:
+    """A block of what is kept of each output."""
+    import pyarrow.compute as pc
 
-    def __init__(self, mask: NDArray[np.bool_], first: Ints, num_outputs: Ints) -> None:
-        self._flat = np.flatnonzero(mask)
-        before = np.append(0, np.cumsum(mask))
-        self._start = before[first]
-        self._first = first
-        self.count = before[first + num_outputs] - self._start
-
-    def __call__(self, group: Ints, pick: NDArray[np.float64]) -> Ints:
-        chosen = self._start[group] + (pick * self.count[group]).astype(np.int64)
-        return self._flat[chosen] - self._first[group]
+    flat = pc.list_flatten(ranks).to_numpy()
+    found = np.zeros(len(flat), _OUTPUT)
+    found["rank"] = flat
+    has_words = pc.fill_null(pc.binary_length(pc.list_flatten(critiques)), 0).to_numpy() > 0
+    found["is_critiqued"][np.repeat(list_sizes(critiques) > 0, list_sizes(ranks))] = has_words
+    return found
 
 
-def _flags(verbatim: Any) -> list[list[bool]]:
+def _patterns(verbatim: Any) -> Iterator[tuple[bool, ...]]:
     """Of each group, whether the segments of its own chain are targets."""
     import pyarrow.compute as pc
 
-    lengths = pc.list_value_length(verbatim).to_numpy()
-    if not lengths.any():
-        return [[]] * len(lengths)
-    flat = pc.struct_field(pc.list_flatten(verbatim), "is_target").to_pylist()
-    ends = np.cumsum(lengths)
-    return [flat[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist())]
+    sizes = list_sizes(verbatim).tolist()
+    if not any(sizes):
+        return iter([()] * len(sizes))
+    flat = iter(pc.struct_field(pc.list_flatten(verbatim), "is_target").to_pylist())
+    return (tuple(islice(flat, size)) for size in sizes)
+
+
+def _picked(mask: NDArray[np.bool_], pick: NDArray[np.float64]) -> Ints:
+    """Of each row of a mask one of the places that are set, from a draw in [0, 1)."""
+    number = (pick * mask.sum(axis=1)).astype(np.int64)
+    return (np.cumsum(mask, axis=1) > number[:, None]).argmax(axis=1)
 
 
 @dataclass

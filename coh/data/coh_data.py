@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coh.data.chains import Chains, Source
 from coh.data.data_args import CoHDataArgs, spread
@@ -84,44 +85,54 @@ class CoHDataset:
         """Whether a row is text, and its number among the rows of its kind."""
         if not self.is_training:
             return (True, row - self._num_feedback) if row >= self._num_feedback else (False, row)
-        texts_before, texts_with = int(row * self._text_share), int((row + 1) * self._text_share)
+        share, of = self._text_share.numerator, self._text_share.denominator
+        texts_before, texts_with = row * share // of, (row + 1) * share // of
         return (True, texts_before) if texts_with > texts_before else (False, row - texts_before)
 
     def __len__(self) -> int:
         return self.num_rows
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        if not 0 <= row < self.num_rows:
-            raise IndexError(f"row {row} of {self.num_rows}")
-        is_text, number = self.place(int(row))
-        spans = self.text_rows.spans(number) if is_text and self.text_rows else self.feedback_rows.spans(number)
-        return self._row(spans, int(row), is_text)
+        return {key: values[0] for key, values in self.rows([int(row)]).items()}
 
-    def _row(self, spans: Sequence[tuple[Any, Any, int]], row: int, is_text: bool) -> dict[str, Any]:
-        length = self.args.seq_length
-        input_ids = np.full(length, self.pad_id, np.int64)
-        labels = np.full(length, IGNORED, np.int64)
-        source_id = np.full(length, -1, np.int64)
-        position_ids = np.arange(length)
-        start = 0
-        for ids, targets, source in spans:
-            stop = start + len(ids)
-            input_ids[start:stop] = ids
-            labels[start:stop] = np.where(targets, ids, IGNORED)
-            labels[start] = IGNORED  # nothing stands in front of it that it could be predicted from
-            source_id[start:stop] = source
-            if self.args.isolate_documents:
-                position_ids[start:] = np.arange(length - start)
-            start = stop
-        if self.args.isolate_documents:
-            position_ids[start:] = np.arange(length - start)
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Some rows as PyTorch's loader asks for them: all at once, and stacked as `collate` takes them."""
+        return self.rows([int(row) for row in rows])
+
+    def rows(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Some rows, stacked: the values of each key as one array. That costs far less than row by row."""
+        for row in rows:
+            if not 0 <= row < self.num_rows:
+                raise IndexError(f"row {row} of {self.num_rows}")
+        length, places = self.args.seq_length, [self.place(row) for row in rows]
+        is_pretrain = np.array([is_text for is_text, _ in places], bool)
+        read = []
+        for is_text, stream in ((False, self.feedback_rows), (True, self.text_rows)):
+            numbers = [number for kind, number in places if kind == is_text]
+            if numbers and stream:
+                read.append(stream.read(numbers, self.pad_id))
+
+        def stacked(name: str) -> NDArray[Any]:
+            """The values of all rows, in their order."""
+            parts = [getattr(part, name).reshape(-1, length) for part in read]
+            if len(parts) == 1:
+                return parts[0]
+            found = np.empty((len(rows), length), parts[0].dtype)
+            found[~is_pretrain], found[is_pretrain] = parts
+            return found
+
+        ids, position_ids = stacked("ids").astype(np.int64), stacked("position")
+        labels = np.where(stacked("targets"), ids, IGNORED)
+        labels[position_ids == 0] = IGNORED  # nothing stands in front of it that it could be predicted from
+        if not self.args.isolate_documents:
+            position_ids = np.tile(np.arange(length), (len(rows), 1))
         return {
-            "input_ids": input_ids,
+            "input_ids": ids,
             "labels": labels,
             "position_ids": position_ids,
-            "source_id": source_id,
-            "is_pretrain": np.bool_(is_text),
-            "row": np.int64(row),
+            "source_id": stacked("source"),
+            "is_pretrain": is_pretrain,
+            "row": np.array(rows, np.int64),
         }
 
 

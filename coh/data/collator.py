@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 
-def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stacks rows into a batch of tensors with the keys that the rows have.
+def collate(rows: Sequence[dict[str, Any]] | Mapping[str, Any]) -> dict[str, Any]:
+    """Rows, one by one or stacked already, as a batch of tensors with the keys that they have.
 
     >>> batch = collate([{"input_ids": np.array([1, 2]), "is_pretrain": np.bool_(False)}])
     >>> batch["input_ids"].shape, batch["is_pretrain"].dtype
@@ -17,4 +17,6 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     import torch  # deferred: rows can be made and looked at without it
 
-    return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+    if not isinstance(rows, Mapping):
+        rows = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return {key: torch.from_numpy(values) for key, values in rows.items()}

@@ -1,64 +1,83 @@
-"""Every piece of text encoded once: prompts, outputs and critiques as ids in an Arrow table that stays on disk.
+"""Every piece of text encoded once: prompts, outputs and critiques as ids in a file that is mapped into memory.
 
 A group has one piece per way its prompt is joined to the words in front of it, then one per output and way, one per
 critique and way, and one per segment of a chain that brings its own words. Reading a piece is a slice of the memory
-map; lengths are known for all pieces at once, from Arrow's offsets.
+map, and so is its length.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from coh.data.mapped import Ints, blocks, folder_of, list_sizes, mapped, opened, starts
 from coh.data.records import Message, joined
 
-Ints = NDArray[np.int64]
-
-VERSION = 2  # part of the cache's key: raise it when the same input gives other pieces
+VERSION = 3  # part of the cache's key: raise it when the same input gives other pieces
+BATCH = 1024  # groups or texts that are encoded at a time
 
 
 class IdTable:
-    """Lists of ids in the memory-mapped column `ids` of a `datasets.Dataset`, as zero-copy slices."""
+    """Lists of ids, one behind the other: list n has the `values` from `starts[n]` to `starts[n + 1]`."""
 
-    def __init__(self, dataset: Any) -> None:
-        chunks = [chunk for chunk in dataset.data.column("ids").chunks if len(chunk)]
-        self._values = [chunk.values.to_numpy() for chunk in chunks]
-        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
-        self._first = np.cumsum([0, *(len(chunk) for chunk in chunks)])
-        self.lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets] or [np.zeros(0)]).astype(np.int32)
+    def __init__(self, folder: Path) -> None:
+        with (folder / "values").open("rb") as values, (folder / "starts").open("rb") as borders:
+            self.values: NDArray[np.int32] = opened(values, np.int32)
+            self.starts: Ints = opened(borders, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
 
     def __getitem__(self, number: int) -> NDArray[np.int32]:
-        chunk = int(np.searchsorted(self._first, number, side="right")) - 1
-        start = number - int(self._first[chunk])
-        offsets = self._offsets[chunk]
-        return self._values[chunk][offsets[start] : offsets[start + 1]]
+        return self.values[self.starts[number] : self.starts[number + 1]]
+
+    def lengths(self, numbers: Ints) -> Ints:
+        """How many ids each of these lists has."""
+        return self.starts[numbers + 1] - self.starts[numbers]
 
 
 def encode_column(dataset: Any, texts: Any, encoder: Any, cache_key: Sequence[Any], description: str) -> IdTable:
-    """Encodes what `texts(batch)` finds in each batch of a dataset; cached under the tokenizer and `cache_key`."""
-    from datasets import Features, List, Value
-    from datasets.fingerprint import Hasher
+    """Encodes what `texts(batch)` finds in each batch of a dataset; kept beside it under the tokenizer and `cache_key`.
 
-    key = [VERSION, dataset._fingerprint, encoder.fingerprint, *cache_key]
+    A dataset in memory has no place for them; then they go with the table.
+    """
+    from filelock import FileLock
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {"ids": encoder.encode(texts(batch))}
+    key = repr([VERSION, dataset._fingerprint, encoder.fingerprint, *cache_key])
+    name = f"coh-ids-{blake2b(key.encode(), digest_size=8).hexdigest()}"
+    kept_in = folder_of(dataset)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (kept_in or Path(scratch)) / name
+        with FileLock(f"{folder}.lock"):  # several processes of one run: the first encodes, the others find
+            if not folder.exists():
+                partial = folder.with_name(f"{name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)  # left by a run that was stopped
+                partial.mkdir()
+                _encode(dataset, texts, encoder, partial, description)
+                os.replace(partial, folder)
+        return IdTable(folder)
 
-    return IdTable(
-        dataset.map(
-            encode,
-            batched=True,
-            batch_size=256,
-            writer_batch_size=16384,
-            remove_columns=dataset.column_names,
-            features=Features({"ids": List(Value("int32"))}),
-            new_fingerprint=Hasher.hash(key),
-            desc=description,
-        )
-    )
+
+def _encode(dataset: Any, texts: Any, encoder: Any, folder: Path, description: str) -> None:
+    """Writes the files of an `IdTable`."""
+    bulk, table, total = encoder.bulk(), dataset.with_format("arrow"), 0
+    with (folder / "values").open("wb") as values, (folder / "starts").open("wb") as borders:
+        borders.write(np.int64(0).tobytes())
+        for begin in tqdm(range(0, len(dataset), BATCH), desc=description, disable=None, leave=False):
+            ids = bulk.encode(texts(table[begin : begin + BATCH].to_pydict()))
+            values.write(b"".join(ids))
+            ends = total + np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids))) // np.int32().itemsize
+            borders.write(ends.tobytes())
+            total = int(ends[-1]) if len(ends) else total
 
 
 class Joints(NamedTuple):
@@ -80,7 +99,7 @@ class GroupPieces:
 
     def __init__(self, dataset: Any, encoder: Any, form: Any, joints: Joints) -> None:
         self.joints = joints
-        columns = ("prompt", "task", "outputs", "critiques", "verbatim")
+        columns = ["prompt", "task", "outputs", "critiques", "verbatim"]
 
         def texts(batch: dict[str, list[Any]]) -> list[str]:
             found: list[str] = []
@@ -93,16 +112,17 @@ class GroupPieces:
                 found += [joined(" " if place else "", part["text"]) for place, part in enumerate(verbatim)]
             return found
 
-        self.table = encode_column(dataset, texts, encoder, ["groups", *joints, form.key], "Encoding feedback")
-        import pyarrow.compute as pc
-
-        self._num_outputs, num_verbatim = (
-            pc.list_value_length(dataset.data.column(column)).to_numpy().astype(np.int64)
-            for column in ("outputs", "verbatim")
+        self.table = encode_column(
+            dataset.select_columns(columns), texts, encoder, ["groups", *joints, form.key], "Encoding feedback"
         )
         per_output = len(joints.output) + len(joints.critique)
-        sizes = len(joints.prompt) + per_output * self._num_outputs + num_verbatim
-        self._first = np.cumsum(sizes) - sizes
+        sizes = (
+            len(joints.prompt) + per_output * list_sizes(outputs) + list_sizes(own_words)
+            for outputs, own_words in blocks(dataset, "outputs", "verbatim")
+        )
+        num_outputs = (list_sizes(outputs) for (outputs,) in blocks(dataset, "outputs"))
+        self._num_outputs = mapped(num_outputs, np.int64, folder_of(dataset))
+        self._first = mapped(starts(sizes), np.int64, folder_of(dataset))
 
     def prompt(self, group: Ints, joint: Ints) -> Ints:
         """The piece numbers of these groups' prompts."""

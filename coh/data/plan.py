@@ -8,29 +8,100 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coh.data import draws
+from coh.data.mapped import Ints
 from coh.data.records import FeedbackError
 
-Ints = NDArray[np.int64]
+Ids = NDArray[np.int32]
+
+WINDOW = 2**12  # documents planned at a time, which is what is held in memory of a pass
 FIT_WINDOW = 1024  # documents packed together; larger pads less and mixes lengths less; 1024 pads 0.32 % on hh-rlhf
 
 
+@dataclass(frozen=True)
+class Spans:
+    """Parts of documents: which document, the first token, and the token behind the last."""
+
+    document: Ints
+    start: Ints
+    stop: Ints
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """What spans are made of, in order: ids that stand one behind the other in memory, all of them targets or none.
+
+    `span` says to which span each belongs. `address` is where its ids begin: counted through all `values` of the
+    documents, or below zero, as in Python, from the end of their `words`.
+    """
+
+    span: Ints
+    address: Ints
+    length: Ints
+    is_target: NDArray[np.bool_]
+
+
 class Documents(Protocol):
-    """The documents of one window: known by their lengths, read one at a time."""
+    """The documents of one window: known by their lengths, and by where their ids are found."""
+
+    @property
+    def source(self) -> Ints:
+        """The number of each document's source."""
 
     @property
     def lengths(self) -> Ints:
         """Tokens of each document."""
 
-    def tokens(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.bool_], int]:
-        """Ids, target mask and the number of the source."""
+    @property
+    def words(self) -> Ids:
+        """Ids that occur in many documents."""
+
+    @property
+    def values(self) -> Sequence[Ids]:
+        """Arrays of all other ids."""
+
+    def stretches(self, spans: Spans) -> Stretches:
+        """Where the ids of these spans are."""
+
+
+def tokens_of(documents: Documents, number: int) -> tuple[Ids, NDArray[np.bool_], int]:
+    """Ids, target mask and the number of the source of one document."""
+    spans = Spans(np.array([number]), np.array([0]), documents.lengths[[number]])
+    found = documents.stretches(spans)
+    ids = _taken(runs(found.address, found.length), documents.words, documents.values)
+    return ids, np.repeat(found.is_target, found.length), int(documents.source[number])
+
+
+def runs(start: Ints, length: Ints) -> Ints:
+    """The numbers of runs, each with its first number and its length.
+
+    >>> runs(np.array([5, 1]), np.array([2, 3])).tolist()
+    [5, 6, 1, 2, 3]
+    """
+    ends = np.cumsum(length)
+    return np.repeat(start - ends + length, length) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def _taken(address: Ints, words: Ids, values: Sequence[Ids]) -> Ids:
+    """The ids at some addresses, as `Stretches` count them."""
+    if len(values) == 1 and len(values[0]):
+        ids = values[0].take(address, mode="clip")
+    else:
+        ids, first = np.empty(len(address), np.int32), 0
+        for array in values:
+            own = np.flatnonzero((address >= first) & (address < first + len(array)))
+            ids[own] = array[address[own] - first]
+            first += len(array)
+    is_word = np.flatnonzero(address < 0)
+    ids[is_word] = words[address[is_word]]
+    return ids
 
 
 def generator(seed: int, purpose: str, *counters: int) -> np.random.Generator:
@@ -51,16 +122,17 @@ def permute(positions: Ints, size: int, key: int) -> Ints:
     mask = np.uint64((1 << int(half)) - 1)
     round_keys = [np.uint64(draws.key(key, "permute", number)) for number in range(4)]
     result = np.asarray(positions, np.uint64).copy()
-    walking = np.ones(result.shape, bool)
-    while walking.any():
-        value = result[walking]
+    value, walking = result, np.arange(len(result))
+    while len(walking):
         left, right = value >> half, value & mask
         for round_key in round_keys:
             mixed = (right ^ round_key) * np.uint64(0x9E3779B97F4A7C15)  # wraps: multiplication modulo 2^64
             mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
             left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
-        result[walking] = (left << half) | right
-        walking[walking] = result[walking] >= size
+        value = (left << half) | right
+        result[walking] = value
+        is_outside = value >= size
+        value, walking = value[is_outside], walking[is_outside]
     return result.astype(np.int64)
 
 
@@ -81,6 +153,12 @@ class Layout:
         """(document, first token, token behind the last) of every span of a row."""
         part = slice(self.row_starts[row], self.row_starts[row + 1])
         return list(zip(self.document[part].tolist(), self.start[part].tolist(), self.stop[part].tolist()))
+
+    def of_rows(self, rows: Ints) -> tuple[Spans, Ints]:
+        """The spans of several rows one behind the other, and how many each row has."""
+        counts = self.row_starts[rows + 1] - self.row_starts[rows]
+        found = runs(self.row_starts[rows], counts)
+        return Spans(self.document[found], self.start[found], self.stop[found]), counts
 
 
 def pack_chunk(lengths: Ints, capacity: int) -> Layout:
@@ -106,30 +184,34 @@ def pack_fit(lengths: Ints, capacity: int) -> Layout:
     start = piece * capacity
     stop = np.minimum(start + capacity, lengths[document])
     sizes = stop - start
-    row_of = np.empty(len(sizes), np.int64)
+    rows_of_placed: list[int] = []
+    placed: list[NDArray[np.int64]] = []
     num_rows = 0
     # rows_with_room[r]: the rows with r free tokens. Bit r of `rooms` says that there is one, so that the fullest row
     # that takes n tokens is the lowest set bit from n upwards: one shift instead of a search.
     rows_with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0
     for begin in range(0, len(sizes), FIT_WINDOW):
-        window = sizes[begin : begin + FIT_WINDOW]
-        for index in np.argsort(-window, kind="stable").tolist():
-            size = int(window[index])
+        longest_first = np.argsort(-sizes[begin : begin + FIT_WINDOW], kind="stable")
+        placed.append(begin + longest_first)
+        for size in sizes[placed[-1]].tolist():
             fitting = rooms >> size
             if fitting:
-                room = size + (fitting & -fitting).bit_length() - 1
-                row = rows_with_room[room].pop()
-                if not rows_with_room[room]:
-                    rooms ^= 1 << room
+                left = (fitting & -fitting).bit_length() - 1
+                rows = rows_with_room[left + size]
+                row = rows.pop()
+                if not rows:
+                    rooms ^= 1 << left + size
             else:
-                room, row = capacity, num_rows
+                left, row = capacity - size, num_rows
                 num_rows += 1
-            row_of[begin + index] = row
-            left = room - size
+            rows_of_placed.append(row)
             if left:
                 rows_with_room[left].append(row)
                 rooms |= 1 << left
+    row_of = np.empty(len(sizes), np.int64)
+    if placed:
+        row_of[np.concatenate(placed)] = rows_of_placed
     order = np.argsort(row_of, kind="stable")
     row_starts = np.searchsorted(row_of[order], np.arange(num_rows + 1))
     return Layout(document[order], start[order], stop[order], row_starts)
@@ -138,18 +220,73 @@ def pack_fit(lengths: Ints, capacity: int) -> Layout:
 PACKINGS: dict[str, Callable[[Ints, int], Layout]] = {"fit": pack_fit, "chunk": pack_chunk}
 
 
-class RowStream:
-    """Rows of one kind, numbered without end; row k is a pure function of the seed and k.
-
-    Args:
-        window: gives the documents of (pass, window).
-        num_windows: windows of a pass.
-        capacity: tokens of a row.
-        packing: "fit" or "chunk".
-        seed: for the order of a window's rows.
-        name: keeps the draws of two streams apart.
+@dataclass(frozen=True)
+class RowArrays:
+    """Some rows, one behind the other: (tokens,) each. The source is -1 on padding, the position counts from the start
+    of each document and of the padding.
     """
 
+    ids: Ids
+    targets: NDArray[np.bool_]
+    source: NDArray[np.int64]
+    position: Ints
+
+
+class _WindowRows:
+    """All rows of a window, as stretches in the order of the rows, so that to read some is a slice of each array."""
+
+    def __init__(self, documents: Documents, layout: Layout, order: Ints, capacity: int, pad_id: int) -> None:
+        self._capacity, self._values = capacity, documents.values
+        self._words = np.concatenate([np.full(capacity, pad_id, np.int32), documents.words])
+        spans, counts = layout.of_rows(order)
+        size, row = spans.stop - spans.start, np.repeat(np.arange(len(order)), counts)
+        padding = capacity - np.bincount(row, size, len(order)).astype(np.int64)
+        padded = np.flatnonzero(padding)
+
+        def with_padding(of_row: Ints, *columns: tuple[Any, Any]) -> list[Any]:
+            """Where each row begins; and columns, each with its value for the padding that ends a row."""
+            key = np.concatenate([of_row, padded])
+            place = np.argsort(key, kind="stable")
+            return [
+                np.searchsorted(key[place], np.arange(len(order) + 1)),
+                *(np.concatenate([own, np.broadcast_to(pad, len(padded))])[place] for own, pad in columns),
+            ]
+
+        found = documents.stretches(spans)
+        self._first, self._length, address, self._is_target = with_padding(
+            row[found.span],
+            (found.length.astype(np.int32), padding[padded].astype(np.int32)),
+            (found.address, -len(self._words)),
+            (found.is_target, False),
+        )
+        # Less the place in the window, so that an address is a sum with the number of the token.
+        self._offset = address - _before(self._length)
+        self._first_span, self._size, self._source = with_padding(
+            row, (size, padding[padded]), (documents.source[spans.document].astype(np.int32), np.int32(-1))
+        )
+        self._begin = _before(self._size)
+
+    def read(self, row: int, count: int) -> RowArrays:
+        """So many rows from one on."""
+        token = np.arange(row * self._capacity, (row + count) * self._capacity)
+        part = slice(self._first[row], self._first[row + count])
+        length = self._length[part]
+        of_spans = slice(self._first_span[row], self._first_span[row + count])
+        size = self._size[of_spans]
+        return RowArrays(
+            _taken(np.repeat(self._offset[part], length) + token, self._words, self._values),
+            np.repeat(self._is_target[part], length),
+            np.repeat(self._source[of_spans].astype(np.int64), size),
+            token - np.repeat(self._begin[of_spans], size),
+        )
+
+
+def _before(sizes: Ints) -> Ints:
+    ends = np.cumsum(sizes, dtype=np.int64)
+    return ends - sizes
+
+
+class RowStream:
     def __init__(
         self,
         window: Callable[[int, int], Documents],
@@ -163,6 +300,7 @@ class RowStream:
         self._packing, self._seed, self._name = packing, seed, name
         self._ends: list[int] = []  # rows up to and with window number n, counted through all passes
         self._plans: OrderedDict[int, tuple[Documents, Layout, Ints]] = OrderedDict()
+        self._rows: tuple[int, int, _WindowRows] | None = None  # of the window that was read last, with padding
 
     def plan(self, number: int) -> tuple[Documents, Layout, Ints]:
         """Documents, layout and row order of the window with this number, counted through all passes."""
@@ -175,7 +313,7 @@ class RowStream:
             if self._packing == "fit":
                 generator(self._seed, f"{self._name}/rows", epoch, window).shuffle(order)
             self._plans[number] = documents, layout, order
-            while len(self._plans) > 3:
+            while len(self._plans) > 2:
                 self._plans.popitem(last=False)
         self._plans.move_to_end(number)
         return self._plans[number]
@@ -198,12 +336,23 @@ class RowStream:
         number = bisect_right(self._ends, row)
         return number, row - (self._ends[number - 1] if number else 0)
 
-    def spans(self, row: int) -> list[tuple[NDArray[np.int32], NDArray[np.bool_], int]]:
-        """The row as (ids, targets, source) of each of its spans, in order."""
-        number, inside = self.locate(row)
-        documents, layout, order = self.plan(number)
-        found = []
-        for document, start, stop in layout.spans(int(order[inside])):
-            ids, targets, source = documents.tokens(document)
-            found.append((ids[start:stop], targets[start:stop], source))
-        return found
+    def read(self, rows: Sequence[int], pad_id: int) -> RowArrays:
+        """These rows, one behind the other."""
+        parts: list[RowArrays] = []
+        done = 0
+        while done < len(rows):
+            row = rows[done]
+            number, inside = self.locate(row)
+            most = min(self._ends[number] - row, len(rows) - done)
+            count = next((n for n in range(1, most) if rows[done + n] != row + n), most)
+            parts.append(self._window_rows(number, pad_id).read(inside, count))
+            done += count
+        if len(parts) == 1:
+            return parts[0]
+        return RowArrays(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(RowArrays)))
+
+    def _window_rows(self, number: int, pad_id: int) -> _WindowRows:
+        if self._rows is None or self._rows[:2] != (number, pad_id):
+            self._rows = None  # before the next ones are made, so that there are never two
+            self._rows = number, pad_id, _WindowRows(*self.plan(number), self._capacity, pad_id)
+        return self._rows[2]

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from coh.data import draws
 from coh.data.encoding import Encoder, Ids
+from coh.data.mapped import BLOCK, Ints, folder_of, mapped
 from coh.data.pieces import IdTable, encode_column
-from coh.data.plan import Ints, permute
+from coh.data.plan import WINDOW, Spans, Stretches, permute, tokens_of
 from coh.data.records import FeedbackError
 from coh.data.sources.reading import read_file
 from coh.data.sources.specs import SUFFIXES
@@ -26,7 +27,6 @@ from coh.data.sources.specs import SUFFIXES
 SAMPLE = Path(__file__).parent / "sample" / "pretrain.jsonl"
 HUB_NAMES = {"c4": ("allenai/c4", "en")}
 VERSION = 1  # part of the cache's key: raise it when the same input gives other texts
-WINDOW = 2**20
 HELD_OUT = 20  # every twentieth text is kept for evaluation
 
 
@@ -97,11 +97,32 @@ class TextDocuments:
     number: Ints
     lengths: Ints
 
+    @property
+    def source(self) -> Ints:
+        return np.broadcast_to(np.int64(self.texts.source), self.number.shape)
+
+    @property
+    def words(self) -> Ids:
+        return np.concatenate([self.texts.encoder.bos, self.texts.encoder.eos])
+
+    @property
+    def values(self) -> list[Ids]:
+        return [self.texts.table.values]
+
+    def stretches(self, spans: Spans) -> Stretches:
+        """Where the ids of these spans are: beginning-of-text token, text, end-of-text token, all of them targets."""
+        number, length = self.number[spans.document], self.lengths[spans.document]
+        zero, num_bos = np.zeros_like(number), len(self.texts.encoder.bos)
+        borders = np.stack([zero, zero + num_bos, length - 1, length], axis=1)
+        address = np.stack([zero - len(self.words), self.texts.table.starts[number], zero - 1], axis=1)
+        kept = np.clip(borders, spans.start[:, None], spans.stop[:, None])
+        size = np.diff(kept, axis=1)
+        span, cell = np.nonzero(size)
+        skipped = kept[span, cell] - borders[span, cell]
+        return Stretches(span, address[span, cell] + skipped, size[span, cell], np.ones(len(span), bool))
+
     def tokens(self, number: int) -> tuple[Ids, NDArray[np.bool_], int]:
-        ids = np.concatenate(
-            [self.texts.encoder.bos, self.texts.table[int(self.number[number])], self.texts.encoder.eos]
-        )
-        return ids, np.ones(len(ids), bool), self.texts.source
+        return tokens_of(self, number)
 
 
 class Texts:
@@ -116,8 +137,14 @@ class Texts:
     def __init__(self, dataset: Any, encoder: Encoder, *, held_out: bool, source: int, seed: int) -> None:
         self.encoder, self.source, self._seed = encoder, source, seed
         self.table: IdTable = encode_column(dataset, lambda batch: batch["text"], encoder, ["texts"], "Encoding text")
-        is_held_out = np.arange(len(dataset)) % HELD_OUT == HELD_OUT - 1
-        self._used = np.flatnonzero((is_held_out == held_out) & (self.table.lengths > 0))
+
+        def used() -> Iterator[Ints]:
+            for begin in range(0, len(dataset), BLOCK):
+                number = np.arange(begin, min(begin + BLOCK, len(dataset)))
+                is_held_out = number % HELD_OUT == HELD_OUT - 1
+                yield number[(is_held_out == held_out) & (self.table.lengths(number) > 0)]
+
+        self._used = mapped(used(), np.int64, folder_of(dataset))
         self.num_windows = -(-len(self._used) // WINDOW)
 
     def __len__(self) -> int:
@@ -128,4 +155,4 @@ class Texts:
         positions = np.arange(window * WINDOW, min((window + 1) * WINDOW, len(self._used)))
         number = self._used[permute(positions, len(self._used), draws.key(self._seed, "texts", epoch))]
         special = len(self.encoder.bos) + len(self.encoder.eos)
-        return TextDocuments(self, number, self.table.lengths[number].astype(np.int64) + special)
+        return TextDocuments(self, number, self.table.lengths(number) + special)

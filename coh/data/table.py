@@ -40,7 +40,8 @@ class TemplateTable:
 
     `kind`, `joint`, `slot`, `is_target` and `has_eos` are (templates, cells): what a cell holds, the white space in
     front of it, which output of the text it is or speaks of, whether it is a target, and whether the end-of-text token
-    stands behind it.
+    stands behind it. Where it holds words, these are `words_length` ids of `words` from `words_start` on, which counts
+    from their end.
     """
 
     def __init__(self, entries: Sequence[Entry], encoder: Encoder, train_on: str) -> None:
@@ -70,13 +71,17 @@ class TemplateTable:
         self.kind[:, 0] = WORDS
         unique = sorted({text for cells in texts for text in cells.values()})
         ids_of = dict(zip(unique, encoder.encode(unique), strict=True))
-        self.words: list[dict[int, Ids]] = [
-            {0: encoder.bos} | {cell: ids_of[text] for cell, text in cells.items()} for cells in texts
-        ]
+        # The ids of all words in one array, the end-of-text token last.
+        self.words: Ids = np.concatenate([encoder.bos, *ids_of.values(), encoder.eos])
+        self.words_start = np.full(shape, -len(self.words), np.int64)
         self.words_length = np.zeros(shape, np.int32)
-        for number, words in enumerate(self.words):
-            for cell, ids in words.items():
-                self.words_length[number, cell] = len(ids)
+        self.words_length[:, 0] = len(encoder.bos)
+        ends = np.cumsum([len(encoder.bos), *map(len, ids_of.values())]) - len(self.words)
+        start_of = dict(zip(ids_of, ends.tolist()))
+        for number, cells in enumerate(texts):
+            for cell, text in cells.items():
+                self.words_start[number, cell] = start_of[text]
+                self.words_length[number, cell] = len(ids_of[text])
 
     def _compile(self, number: int, template: Template) -> dict[int, str]:
         """Fills a template's row of every array; gives its words by their cells."""

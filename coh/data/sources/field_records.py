@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from coh.data.records import FeedbackError, FeedbackGroup, Message, Segment, UnusableRow, as_messages, clean_output
-from coh.data.sources.fields import as_whole_text, missing, text_at
+from coh.data.sources.fields import as_whole_text, missing, shortened, text_at
 
 BOS, EOS = "<|bos|>", "<|eos|>"
+MOST_LETTERS = 10_000_000
 _PART = re.compile(r"(\[?)([^\[\],]+)(\]?)")
 
 
@@ -44,24 +46,34 @@ def read_field_record(row: dict) -> list[Segment]:
     >>> read_field_record({"q": "2 + 2?", "good": "Good:", "a": "4", "fields": "[q+good],a,<|eos|>"})
     [Segment(text='2 + 2? Good:', is_target=False), Segment(text='4', is_target=True)]
     """
-    segments: list[Segment] = []
+    segments: list[tuple[list[str], bool]] = []  # pieces of text that follow each other, and whether they are a target
     space = ""
     can_join = False
+    length = 0
     for part in _parts(text_at(row, "fields")):
         if part.keys in ((BOS,), (EOS,)):
             can_join = False
             continue
-        text = space + " ".join(_text(row, key) for key in part.keys)
+        texts = [_text(row, key) for key in part.keys]
+        length += sum(map(len, texts))
+        if length > MOST_LETTERS:  # each name may stand there any number of times
+            raise UnusableRow(f"more than {MOST_LETTERS:,} letters")
+        text = space + " ".join(texts)
         if part.is_target and not text.strip():
             raise UnusableRow("empty output")
-        if can_join and segments[-1].is_target == part.is_target:
-            text = segments.pop().text + (text if text[:1].isspace() else f" {text}")
+        is_joined = can_join and segments[-1][1] == part.is_target
+        if is_joined and not text[:1].isspace():
+            text = f" {text}"
         bare = text.rstrip()
         space = text[len(bare) :] if segments or bare else ""
-        if bare:
-            segments.append(Segment(bare if segments else bare.lstrip(), part.is_target))
-            can_join = True
-    return segments
+        if not bare:
+            continue
+        if is_joined:
+            segments[-1][0].append(bare)
+        else:
+            segments.append(([bare if segments else bare.lstrip()], part.is_target))
+        can_join = True
+    return [Segment("".join(pieces), is_target) for pieces, is_target in segments]
 
 
 def marked_prompt(row: dict) -> tuple[Message, ...]:
@@ -78,15 +90,21 @@ def _parts(fields: str) -> Iterator[_Part]:
         match = _PART.fullmatch(word)
         if not match or bool(match[1]) != bool(match[3]):
             raise FeedbackError(
-                f"field 'fields' has {word!r}, but must hold names with commas between them, and + between those that "
-                f"share brackets, as in [ask+prompt],answer,{EOS}"
+                f"field 'fields' has {shortened(word)!r}, but must hold names with commas between them, and + between "
+                f"those that share brackets, as in [ask+prompt],answer,{EOS}"
             )
         yield _Part(tuple(key.strip() for key in match[2].split("+")), is_target=not match[1])
 
 
 def _split(fields: str) -> list[str]:
     """At the commas, but for those in brackets: such a part is shown whole where it is refused."""
-    return [word.strip() for word in re.split(r",(?![^\[\]]*\])", fields)]
+    commas, bracket = [], ""
+    for match in reversed(list(re.finditer(r"[\[\],]", fields))):
+        if match[0] != ",":
+            bracket = match[0]
+        elif bracket != "]":
+            commas.append(match.start())
+    return [fields[start + 1 : end].strip() for start, end in pairwise([-1, *reversed(commas), len(fields)])]
 
 
 def _text(row: dict, key: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from coh.data.records import FeedbackError, UnusableRow
 
+MOST_NAMES, MOST_LETTERS = 40, 60  # of what is quoted from the data in an error message
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
 
@@ -23,7 +24,10 @@ def describe(value: Any, width: int = 40) -> str:
     >>> describe([1, 2])
     'a list ([1, 2])'
     """
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except RecursionError:  # lists in lists without end
+        shown = "…"
     return f"{_KINDS.get(type(value), 'an object')} ({shown[:width]}{'…' if len(shown) > width else ''})"
 
 
@@ -61,11 +65,11 @@ def as_text(value: Any, path: str) -> str:
 def as_whole_text(value: Any, path: str) -> str:
     """A text with the white space around it, which may be the indentation of code."""
     if value is None:
-        raise UnusableRow(f"null {path}")
+        raise UnusableRow(f"null {shortened(path)}")
     if not isinstance(value, str):
-        raise FeedbackError(f"field {path!r} is {describe(value)}, but must be text")
+        raise FeedbackError(f"field {shortened(path)!r} is {describe(value)}, but must be text")
     if not value.isascii() and _LONE_SURROGATE.search(value):
-        raise UnusableRow(f"half a character in {path}")  # no file and no tokenizer can hold it
+        raise UnusableRow(f"half a character in {shortened(path)}")  # no file and no tokenizer can hold it
     return value
 
 
@@ -119,6 +123,20 @@ def missing(path: str, key: str, present: Sequence[str]) -> str:
     >>> missing("info.post", "post", ["id", "psot"])
     "field 'info.post' is missing: the nearest there is is 'psot'; rename it"
     """
-    near = get_close_matches(key, present, n=1, cutoff=0.6)
-    guess = f"the nearest there is is {near[0]!r}; rename it" if near else f"there are {', '.join(map(repr, present))}"
-    return f"field {path!r} is missing: {guess}"
+    near = get_close_matches(key[:MOST_LETTERS], present[:1000], n=1, cutoff=0.6)
+    guess = f"the nearest there is is {near[0]!r}; rename it" if near else f"there are {names(present)}"
+    return f"field {shortened(path)!r} is missing: {guess}"
+
+
+def names(present: Sequence[str]) -> str:
+    """Names that stand in the data, for an error message: the first ones, and not all of a very long one.
+
+    >>> names(["id", "text"])
+    "'id', 'text'"
+    """
+    more = f" and {len(present) - MOST_NAMES} more" if len(present) > MOST_NAMES else ""
+    return (", ".join(repr(shortened(name)) for name in present[:MOST_NAMES]) or "none") + more
+
+
+def shortened(text: str, width: int = MOST_LETTERS) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

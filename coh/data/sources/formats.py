@@ -14,7 +14,7 @@ from typing import Any
 from coh.data.records import FeedbackError, FeedbackGroup, Message
 from coh.data.sources.critiques import read_critique
 from coh.data.sources.field_records import marked_prompt, read_fields
-from coh.data.sources.fields import missing
+from coh.data.sources.fields import missing, names, shortened
 from coh.data.sources.helpsteer import prompt_of, read_helpsteer
 from coh.data.sources.hh_rlhf import is_transcript, read_hh_rlhf
 from coh.data.sources.preference import read_preference, read_scored_preference
@@ -129,7 +129,8 @@ def _most_fit(form: Format, rows: Sequence[dict]) -> bool:
 
 def _no_format(columns: Sequence[str]) -> str:
     """What is nearest, and what to rename; all formats where nothing is near."""
-    seen = ", ".join(map(repr, columns)) or "none"
+    seen = names(columns)
+    columns = [shortened(column) for column in columns[:1000]]
     found = {name: form for name, form in FORMATS.items() if form.is_found}
     renames = {name: _renames(form.columns_read or form.columns, columns) for name, form in found.items()}
 

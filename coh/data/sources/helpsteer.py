@@ -14,7 +14,7 @@ from coh.data.sources.fields import number_at, value_at
 from coh.data.sources.scores import SCORING, Scoring, ranked_group
 from coh.data.sources.turns import prompt_and_outputs, prompt_from
 
-_TURN = re.compile(r"\s*<extra_id_1>(User|Assistant)\n")  # how HelpSteer2 parts the later turns of a prompt
+_TURN = re.compile(r"<extra_id_1>(User|Assistant)\n")  # how HelpSteer2 parts the later turns of a prompt
 
 
 def read_helpsteer(rows: Sequence[dict], scoring: Scoring = SCORING) -> FeedbackGroup:
@@ -40,4 +40,4 @@ def prompt_of(row: dict) -> Any:
 def _turns(said: Message) -> list[Message]:
     first, *rest = _TURN.split(said.content)
     later = [Message(role.lower(), text.strip()) for role, text in zip(rest[::2], rest[1::2])]
-    return [Message(said.role, first), *later]
+    return [Message(said.role, first.rstrip()), *later]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coh.data.records import FeedbackError
-from coh.data.sources.fields import describe
+from coh.data.sources.fields import describe, shortened
 from coh.data.sources.specs import SUFFIXES, SourceSpec
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev", "validation_prefs"),
     "test": ("test", "test_prefs"),
 }
+
+TOO_DEEP = "nested too deeply"
+MOST_LEVELS = 64
 
 # These keep a loading script on their main branch, which `datasets` no longer runs; the hub keeps the same rows as
 # Parquet files on a branch of its own. To be removed when their main branches hold data files.
@@ -69,11 +73,16 @@ def _open_dataset(location: str, dataset: Dataset) -> RowSource:
     def read(columns: Sequence[str] | None) -> Iterator[tuple[int, dict]]:
         # Only what is asked for: webgpt keeps each answer's token ids too, ten times as much as its words.
         present = [name for name in dataset.column_names if columns is None or name in columns]
-        yield from enumerate(dataset.select_columns(present), start=1)
+        yield from enumerate(_undecoded(dataset.select_columns(present).to_iterable_dataset()), start=1)
 
     # `datasets` names its files by hub revision, or by the names and times of a folder's files.
     files = [file["filename"] for file in dataset.cache_files]
     return RowSource(location, "row", (str(dataset.split), *files), read)
+
+
+def _undecoded(rows: Any) -> Any:
+    """The rows with images and the like left as they are stored: decoding one would open a path that the data names."""
+    return rows.decode(False) if rows.features else rows
 
 
 def read_file(path: Path) -> Iterator[tuple[int, dict]]:
@@ -147,15 +156,22 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 def _parse_line(line: str, path: Path, number: int) -> dict:
     try:
         row = json.loads(line.rstrip("\r\n"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         if number == 1 and line.strip() in ("[", "{"):
             remedy = "a .jsonl file holds one object a line; a file that holds one list is named .json"
         else:
             remedy = "mend or delete the line"
         place = f"line {number}, column {getattr(error, 'colno', 1)}"
-        reason = getattr(error, "msg", "nested too deeply")
-        raise FeedbackError(f"{path}, {place}: no JSON ({reason}): {remedy}. It reads: {_shown(line)}") from None
+        raise FeedbackError(
+            f"{path}, {place}: no JSON ({_reason(error)}): {remedy}. It reads: {_shown(line)}"
+        ) from None
     return _checked_row(row, f"{path}, line {number}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValueError):
+        return getattr(error, "msg", "a number has too many digits")
+    return TOO_DEEP
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, dict]]:
@@ -168,8 +184,8 @@ def _read_json(path: Path) -> Iterator[tuple[int, dict]]:
             return
         place = f"line {error.lineno}, column {error.colno}"
         raise FeedbackError(f"{path}, {place}: no JSON ({error.msg}): mend the file there") from None
-    except RecursionError:
-        raise FeedbackError(f"{path}: no JSON of rows (nested too deeply)") from None
+    except (ValueError, RecursionError) as error:
+        raise FeedbackError(f"{path}: no JSON of rows ({_reason(error)})") from None
     if not isinstance(rows, list):
         raise FeedbackError(f"{path} holds {describe(rows)}, but must hold a list of objects, one for each row")
     if not rows:
@@ -183,9 +199,16 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
 
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file))
+            header: list[str] = next((words for words in csv.reader(file) if words), [])
     except UnicodeDecodeError as error:
         raise FeedbackError(_not_utf8(str(path), error)) from None
+    except csv.Error as error:
+        raise FeedbackError(f"{path} cannot be read as csv: {error}") from None
+    if not header:
+        raise FeedbackError(f"{path} holds blank lines only: it must hold a line of names, and at least one row")
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise FeedbackError(f"{path}: two columns are named {shortened(twice[0])!r}: rename one, or delete it")
     # All columns as text, and nothing as null: otherwise the answer "42" becomes a number and the answer "NA" nothing.
     features = Features({column: Value("string") for column in header})
     yield from _read_table("csv", path, features=features, na_filter=False)
@@ -201,9 +224,8 @@ def _read_table(kind: str, path: Path, **options: object) -> Iterator[tuple[int,
     is_empty = True
     try:
         # Streamed, so that no second copy of the file is written before the groups are.
-        for number, row in enumerate(
-            load_dataset(kind, data_files=str(path), split="train", streaming=True, **options), 1
-        ):
+        rows = load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
+        for number, row in enumerate(_undecoded(rows), 1):
             is_empty = False
             yield number, row
     except UnicodeDecodeError as error:
@@ -229,7 +251,22 @@ def _not_utf8(place: str, error: UnicodeDecodeError) -> str:
 def _checked_row(row: object, place: str) -> dict:
     if not isinstance(row, dict):
         raise FeedbackError(f"{place}: a row is {describe(row)}, but must be an object with named fields")
+    if _is_deep(row):
+        raise FeedbackError(f"{place}: {TOO_DEEP}: a row of feedback has a few levels, not more than {MOST_LEVELS}")
     return row
+
+
+def _is_deep(row: dict) -> bool:
+    """Whether lists and objects stand in each other so often that comparing or showing them might not end well."""
+    values: list[Any] = [row]
+    for _ in range(MOST_LEVELS):
+        outer = [
+            value.values() if isinstance(value, dict) else value for value in values if type(value) in (dict, list)
+        ]
+        values = [inner for value in outer for inner in value]
+        if not values:
+            return False
+    return True
 
 
 def _shown(line: str, width: int = 60) -> str:

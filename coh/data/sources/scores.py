@@ -38,6 +38,8 @@ class Scoring:
         >>> Scoring(tie_margin=1).levels([3, 5, 4, 2])
         [2, 1, 1, 2]
         """
+        if not all(map(math.isfinite, scores)):
+            raise UnusableRow("score is infinite")  # a weighted sum of numbers that a float can just hold
         levels = [0] * len(scores)
         level, best = 0, math.inf
         for place in sorted(range(len(scores)), key=lambda place: -scores[place]):
@@ -106,12 +108,12 @@ def ranked_group(
     if len(kept) == 1 and not any(said):
         raise UnusableRow("one output only")
     places = list(kept.values())
-    order = sorted({levels[place] for place in places})
+    rank_of = {level: rank for rank, level in enumerate(sorted({levels[place] for place in places}), start=1)}
     return FeedbackGroup(
         source,
         prompt,
         outputs=tuple(kept),
-        ranks=tuple(order.index(levels[place]) + 1 for place in places),
+        ranks=tuple(rank_of[levels[place]] for place in places),
         critiques=tuple(said[place] for place in places) if any(said) else (),
         task=task or task_of(prompt),
     )

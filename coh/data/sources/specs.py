@@ -6,6 +6,7 @@ Nothing is read here but whether files exist, so that all mistakes can be said b
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ def _split_limit(text: str) -> tuple[str, int | None]:
     what, at, limit = text.rpartition("@")
     if not at or "/" in limit or limit.lower().endswith(SUFFIXES):  # an @ inside a path is no cap
         return text, None
-    if not re.fullmatch(r"\d+", limit) or int(limit) < 1:
+    if not re.fullmatch(r"[0-9]{1,18}", limit) or int(limit) < 1:
         raise FeedbackError(
             f"source {text!r}: {limit!r} after @ is no number of groups; write a whole number from 1, as in {what}@5000"
         )
@@ -129,7 +130,7 @@ def _split_limit(text: str) -> tuple[str, int | None]:
 
 def _split_name(text: str) -> tuple[str, str]:
     name, equals, what = text.partition("=")
-    if not equals or "/" in name or Path(text).exists():  # a folder may be called run=3
+    if not equals or "/" in name or _is("exists", Path(text)):  # a folder may be called run=3
         return "", text
     return name, what
 
@@ -150,15 +151,15 @@ def _find(what: str, text: str) -> SourceSpec:
         parts = ", ".join(f"sample_{name}" for name in SAMPLES)
         raise FeedbackError(f"source {text!r}: sample stands for four sources, so name one of them: {parts}")
     folder, _, config = what.partition(":")
-    if folder and Path(folder).expanduser().is_dir():
-        path = Path(folder).expanduser()
+    if folder and _is("is_dir", _expanded(folder)):
+        path = _expanded(folder)
         return SourceSpec(_name_of(path.resolve().name), "folder", str(path), config or None)
-    path = Path(what).expanduser()
+    path = _expanded(what)
     if path.suffix.lower() in SUFFIXES:
-        if not path.is_file():
+        if not _is("is_file", path):
             raise FeedbackError(f"source {text!r}: there is no file {what!r}{_nearest_file(path)}")
         return SourceSpec(_name_of(path.stem), "file", str(path))
-    if path.is_file():
+    if _is("is_file", path):
         raise FeedbackError(f"source {text!r}: the name of a file of feedback ends in one of {', '.join(SUFFIXES)}")
     on_hub = _HUB_ID.fullmatch(what)
     if on_hub and not what.startswith(("./", "../")):
@@ -166,6 +167,21 @@ def _find(what: str, text: str) -> SourceSpec:
     if "/" in what:
         raise FeedbackError(f"source {text!r}: there is no file or folder {what!r}, and it is no hub id (org/name)")
     raise FeedbackError(f"unknown source {text!r}: {_nearest_name(what)}")
+
+
+def _expanded(words: str) -> Path:
+    try:
+        return Path(words).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(words)
+
+
+def _is(what: str, path: Path) -> bool:
+    """`path.is_file()` and the like; words that can be no path, or one that may not be looked at, are nothing."""
+    try:
+        return bool(getattr(path, what)())
+    except (OSError, ValueError):
+        return False
 
 
 def _nearest_name(what: str) -> str:
@@ -181,7 +197,7 @@ def _nearest_name(what: str) -> str:
 
 
 def _nearest_file(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not _is("is_dir", path.parent) or not os.access(path.parent, os.R_OK):
         return f" (nor a folder {str(path.parent)!r}); check the path"
     near = get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
     return f"; did you mean {str(path.parent / near[0])!r}?" if near else "; check the path"

@@ -6,13 +6,14 @@ that stands in two sources stands in the same split of both. Parts are index arr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coh.data.mapped import BLOCK, folder_of, mapped
 from coh.data.records import FeedbackError, Message
 
 if TYPE_CHECKING:
@@ -96,44 +97,54 @@ def _assign(splits: Mapping[str, GroupStore], test_size: float, use: str) -> tup
             raise FeedbackError(f"{next(iter(splits.values())).name} has no train split, but is to be trained on")
         return _all(store), _none(store), _none(store)
     if only is not None:
-        is_held_out = _is_held_out(only, test_size if use == "split" else 1.0)
-        in_test = is_held_out & _is_second_half(only)
-        return _where(only, ~is_held_out), _where(only, is_held_out & ~in_test), _where(only, in_test)
-    held_out = [splits[name] for name in ("validation", "test") if name in splits]
+        fraction = test_size if use == "split" else 1.0
+        held_out = _where(_all(only), lambda hashes: _is_held_out(hashes, fraction))
+        train = _where(_all(only), lambda hashes: ~_is_held_out(hashes, fraction))
+        return train, *_halves(held_out)
+    held_out_splits = [splits[name] for name in ("validation", "test") if name in splits]
     train = _all(splits["train"]) if use == "split" and "train" in splits else _none(next(iter(splits.values())))
-    if len(held_out) == 2:
-        return train, _all(held_out[0]), _all(held_out[1])
-    in_test = _is_second_half(held_out[0])
-    return train, _where(held_out[0], ~in_test), _where(held_out[0], in_test)
+    if len(held_out_splits) == 2:
+        return train, _all(held_out_splits[0]), _all(held_out_splits[1])
+    return train, *_halves(_all(held_out_splits[0]))
 
 
 # A prompt's lowest bit says validation or test, the bits above it whether it is held out at all. So a prompt that one
 # source holds out by hash and another by its own test split comes to the same half.
-def _is_second_half(store: GroupStore) -> np.ndarray:
-    return (store.prompt_hashes & 1).astype(bool)
+def _halves(held_out: Part) -> tuple[Part, Part]:
+    """What is kept for validation, and for test."""
+    return _where(held_out, lambda hashes: hashes & 1 == 0), _where(held_out, lambda hashes: hashes & 1 == 1)
 
 
-def _is_held_out(store: GroupStore, fraction: float) -> np.ndarray:
-    return (store.prompt_hashes >> 1) < int(fraction * 2 ** (_HASH_BITS - 1))
+def _is_held_out(hashes: np.ndarray, fraction: float) -> np.ndarray:
+    return (hashes >> 1) < int(fraction * 2 ** (_HASH_BITS - 1))
 
 
 def _drop_prompts_of(kept: Sequence[Part], parts: list[Part], dropped: list[dict[str, int]], reason: str) -> None:
     """Take out of `parts`, in place, every group whose prompt stands in `kept`, and count them."""
-    taken = np.unique(np.concatenate([part.prompt_hashes for part in kept])) if kept else np.array([], np.int64)
+    taken = np.unique(np.concatenate([np.array([], np.int64), *(part.prompt_hashes for part in kept)]))
     for place, part in enumerate(parts):
-        is_taken = np.isin(part.prompt_hashes, taken)
-        if is_taken.any():
-            parts[place] = replace(part, indices=part.indices[~is_taken])
-            dropped[place][reason] = int(is_taken.sum())
+        left = _where(part, lambda hashes: ~_is_in(taken, hashes))
+        if len(left) < len(part):
+            parts[place] = left
+            dropped[place][reason] = len(part) - len(left)
+
+
+def _is_in(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Whether each of these values stands in an ordered array."""
+    return np.searchsorted(ordered, values, side="right") > np.searchsorted(ordered, values)
 
 
 def _all(store: GroupStore) -> Part:
-    return Part(store, np.arange(store.num_rows))
+    blocks = (np.arange(start, min(start + BLOCK, len(store))) for start in range(0, len(store), BLOCK))
+    return Part(store, mapped(blocks, np.int64, folder_of(store.dataset)))
 
 
 def _none(store: GroupStore) -> Part:
     return Part(store, np.arange(0))
 
 
-def _where(store: GroupStore, mask: np.ndarray) -> Part:
-    return Part(store, np.flatnonzero(mask))
+def _where(part: Part, condition: Callable[[np.ndarray], np.ndarray]) -> Part:
+    """Those groups of a part whose prompt hashes fulfil a condition."""
+    blocks = (part.indices[start : start + BLOCK] for start in range(0, len(part), BLOCK))
+    chosen = (block[condition(part.store.prompt_hashes[block])] for block in blocks)
+    return replace(part, indices=mapped(chosen, np.int64, folder_of(part.store.dataset)))

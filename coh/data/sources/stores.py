@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coh.data.records import FeedbackError, FeedbackGroup
+from coh.data.mapped import folder_of, mapped
+from coh.data.records import FeedbackError, FeedbackGroup, visible
+from coh.data.sources.fields import MOST_NAMES, shortened
 from coh.data.sources.formats import FORMATS, check_columns, check_format, detect_format
 from coh.data.sources.reading import RowSource, columns_of, open_source
 from coh.data.sources.scores import SCORING, Scoring, parse_attributes
 from coh.data.sources.specs import SourceSpec
-from coh.data.sources.tables import counts, group_of, shown, table_features, table_rows
+from coh.data.sources.tables import counts, group_of, shown, table_rows, write_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,7 +65,8 @@ class GroupStore:
     @cached_property
     def prompt_hashes(self) -> np.ndarray:
         """What decides each group's split, as int64."""
-        return self.dataset.data.column("prompt_hash").to_numpy()
+        column = self.dataset.data.column("prompt_hash")
+        return mapped((block.to_numpy() for block in column.chunks), np.int64, folder_of(self.dataset))
 
     def group(self, index: int) -> FeedbackGroup:
         return group_of(self.dataset[int(index)], self.name)
@@ -150,9 +153,6 @@ def _open_store(spec: SourceSpec, folder: Path) -> GroupStore:
 
 def _build(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, folder: Path) -> None:
     """Read the rows into a table under another name; only what is whole gets `folder`'s name."""
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-
     first_rows = [row for _, row in islice(source.read(None), NUM_FIRST_ROWS)]
     columns = columns_of(first_rows)
     try:
@@ -163,19 +163,12 @@ def _build(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, fo
     dropped: Counter[str] = Counter()
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was stopped
+    partial.mkdir()
     try:
-        table = Dataset.from_generator(
-            lambda: table_rows(source, FORMATS[name], scoring, spec.limit, dropped),
-            features=table_features(),
-            cache_dir=str(partial / "scratch"),
-            fingerprint=folder.name,  # otherwise everything the function refers to would be pickled and hashed
-        )
-    except DatasetGenerationError as error:
+        write_table(table_rows(source, FORMATS[name], scoring, spec.limit, dropped), partial / "00000.arrow")
+    except Exception:
         shutil.rmtree(partial, ignore_errors=True)
-        raise error.__cause__ or error from None
-    for number, file in enumerate(table.cache_files):
-        os.rename(file["filename"], partial / f"{number:05d}.arrow")
-    shutil.rmtree(partial / "scratch")  # the empty folders and locks of `datasets`
+        raise
     about = {
         "location": source.location,
         "split": split,
@@ -189,9 +182,15 @@ def _build(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, fo
     os.replace(partial, folder)
 
 
+def _listed(columns: Sequence[str]) -> str:
+    """The names of columns, as a terminal may show them."""
+    more = f" and {len(columns) - MOST_NAMES} more" if len(columns) > MOST_NAMES else ""
+    return visible(", ".join(map(shortened, columns[:MOST_NAMES]))).replace("\n", " ") + more
+
+
 def _announce(store: GroupStore, about: dict) -> None:
     """Say which format was found and what a row became of it, so that a wrong guess is seen before training."""
-    how = f"found from the columns {', '.join(about['columns'])}" if about["is_found"] else "as named"
+    how = f"found from the columns {_listed(about['columns'])}" if about["is_found"] else "as named"
     log.info("%s: format %s, %s; %d groups from %s", store.name, store.format, how, store.num_rows, store.location)
     if store.dropped:
         log.info("%s: %d rows give no group (%s)", store.name, sum(store.dropped.values()), counts(store.dropped))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coh.data.records import FeedbackError, FeedbackGroup, Message, Segment, UnusableRow
+from coh.data.records import FeedbackError, FeedbackGroup, Message, Segment, UnusableRow, visible
 from coh.data.sources.formats import Format
 from coh.data.sources.reading import RowSource
 from coh.data.sources.scores import Scoring
@@ -17,7 +17,7 @@ from coh.data.sources.splitting import prompt_hash
 if TYPE_CHECKING:
     from datasets import Features
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+ROWS_WRITTEN = 4096  # at a time
 
 
 def table_features() -> Features:
@@ -61,6 +61,16 @@ def table_rows(
             return
     if not num_groups:
         raise FeedbackError(f"{source.location}: none of its rows gives a group ({counts(dropped)})")
+
+
+def write_table(rows: Iterator[dict[str, Any]], path: Path) -> None:
+    """The rows as an Arrow file, which `Dataset.from_file` maps into memory."""
+    import pyarrow as pa
+
+    schema = table_features().arrow_schema
+    with pa.ipc.new_stream(str(path), schema) as writer:
+        while batch := list(islice(rows, ROWS_WRITTEN)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
 def row_of(group: FeedbackGroup, number: int, split_prompt: Sequence[Message]) -> dict[str, Any]:
@@ -116,7 +126,7 @@ def shown(group: FeedbackGroup) -> Iterator[str]:
 
 def _shortened(text: str, width: int = 100) -> str:
     """One line; control characters are spelled out, because a terminal would obey them."""
-    text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", " ".join(text.split()))
+    text = visible(" ".join(text.split()))
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from itertools import groupby
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Any
 
 from coh.data.records import ROLES, FeedbackError, FeedbackGroup, Message, UnusableRow, clean_output
-from coh.data.sources.fields import as_text, as_whole_text, describe, value_at
+from coh.data.sources.fields import as_text, as_whole_text, describe, shortened, value_at
 
 
 def turns_from(value: Any, path: str, role: str | None) -> tuple[Message, ...]:
@@ -32,7 +33,7 @@ def _message(item: Any, path: str) -> Message:
     if role not in ROLES:
         near = get_close_matches(role, ROLES, n=1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
-        raise FeedbackError(f"field '{path}.role' is {role!r}, but must be one of {', '.join(ROLES)}{guess}")
+        raise FeedbackError(f"field '{path}.role' is {shortened(role)!r}, but must be one of {', '.join(ROLES)}{guess}")
     return _turn(role, value_at(item, "content", within=f"{path}."), f"{path}.content")
 
 
@@ -95,7 +96,9 @@ def merged(turns: Sequence[Message]) -> tuple[Message, ...]:
     >>> merged([Message("user", "Hello?"), Message("user", "Is anybody there?")])
     (Message(role='user', content='Hello?\\n\\nIs anybody there?'),)
     """
-    by_role = groupby(turns, key=lambda turn: turn.role)
+    if all(one.role != other.role for one, other in pairwise(turns)):
+        return tuple(turns)
+    by_role = groupby(turns, key=attrgetter("role"))
     return tuple(Message(role, "\n\n".join(turn.content for turn in same)) for role, same in by_role)
 
 

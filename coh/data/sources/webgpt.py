@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from coh.data.records import FeedbackError, FeedbackGroup, Message, UnusableRow, as_messages
-from coh.data.sources.fields import describe, number_at, text_at, value_at
+from coh.data.sources.fields import as_text, describe, number_at, text_at, value_at
 from coh.data.sources.scores import SCORING, Scoring, ranked_group
 
 _MARK = r"\[[1-9]\d?(?:\s*,\s*[1-9]\d?)*\]"
-# At the start of a line the space after a mark goes with it, elsewhere the space before it.
-_MARKS = re.compile(rf"^[ \t]*(?:{_MARK}[ \t]*)+|(?:[ \t]*{_MARK})+", flags=re.MULTILINE)
+# At the start of a line the space after a mark goes with it, elsewhere the space before it. A run of spaces is read
+# from its start alone (the look behind): else its length would count twice.
+_MARKS = re.compile(rf"^[ \t]*(?:{_MARK}[ \t]*)+|(?<![ \t])(?:[ \t]*{_MARK})+", flags=re.MULTILINE)
 
 
 def read_webgpt(row: dict, scoring: Scoring = SCORING) -> FeedbackGroup:
@@ -63,7 +65,14 @@ def _quotes(row: dict, path: str) -> list[tuple[str, str]]:
         raise FeedbackError(
             f"field {path!r} is {describe(row[path])}, but must hold two lists of one length, 'title' and 'extract'"
         )
-    return [(" ".join((t or "").split()), " ".join((e or "").split())) for t, e in zip(titles, extracts, strict=True)]
+    return [
+        (_quoted(title, f"{path}.title[{place}]"), _quoted(extract, f"{path}.extract[{place}]"))
+        for place, (title, extract) in enumerate(zip(titles, extracts, strict=True))
+    ]
+
+
+def _quoted(text: Any, path: str) -> str:
+    return "" if text is None else " ".join(as_text(text, path).split())
 
 
 def _renumbered(answer: str, numbers: Sequence[int]) -> str:
