@@ -49,9 +49,9 @@ class Work:
         model = smollm2() if self.is_smollm2 else random_llama(self.vocab_size, self.hidden_size, self.num_layers)
         return model.to(DEVICE).train()
 
-    def batch(self) -> dict[str, Tensor]:
-        """The batch, on the model's device."""
-        batch = random_batch(self.vocab_size, self.share, self.num_rows, self.row_length)
+    def batch(self, seed: int = 1) -> dict[str, Tensor]:
+        """A batch, on the model's device."""
+        batch = random_batch(self.vocab_size, self.share, self.num_rows, self.row_length, seed)
         return {name: tensor.to(DEVICE) for name, tensor in batch.items()}
 
     def __str__(self) -> str:
@@ -117,12 +117,12 @@ def documents_in_rows(num_rows: int, row_length: int, documents: tuple[int, ...]
     return running_BS - torch.where(is_first_document_BS, running_BS[:, :1], 0)
 
 
-def random_batch(vocab_size: int, share: float, num_rows: int, row_length: int) -> dict[str, Tensor]:
+def random_batch(vocab_size: int, share: float, num_rows: int, row_length: int, seed: int = 1) -> dict[str, Tensor]:
     """Feedback in all rows but the last, which is pretraining text: there, all that can be a target is one.
 
     In feedback the last tokens of each document are targets, as outputs are: as many as `share` asks for.
     """
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     input_ids = torch.randint(vocab_size, (num_rows, row_length), generator=generator)
     position_ids = documents_in_rows(num_rows, row_length)
     is_feedback = torch.arange(num_rows) < num_rows - 1

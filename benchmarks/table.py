@@ -125,10 +125,9 @@ def section(title: str, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def figures_text(folder: Path = RESULTS) -> str:
     """The tables of all devices, the CPU first."""
     lines: list[str] = []
-    files = [path for path in folder.glob("*.json") if not path.name.startswith("growth")]
-    for path in sorted(files, key=lambda path: (path.stem != "cpu", path.stem)):
-        figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
-        if figures:
+    for path in sorted(folder.glob("*.json"), key=lambda path: (path.stem != "cpu", path.stem)):
+        figures = json.loads(path.read_text(encoding="utf-8")).get("figures")
+        if figures:  # other programs keep other things there
             device_name = list(figures.values())[-1]["machine"]["device"]
             lines += [*([""] if lines else []), *section("CPU" if device_name == "cpu" else device_name, figures)]
     return "\n".join(lines or [EMPTY])

@@ -54,8 +54,12 @@ class Side:
     options: tuple[str, ...] = ()
 
     @property
+    def at_once(self) -> str:
+        return f"{self.micro_rows} {'row' if self.micro_rows == 1 else 'rows'} at once"
+
+    @property
     def name(self) -> str:
-        words = [self.trainer, f"{self.micro_rows} rows at once", *self.options]
+        words = [self.trainer, self.at_once, *self.options]
         return ", ".join(words + ["targets only"] * self.only_targets)
 
 
@@ -343,7 +347,7 @@ def compared(
         stock = [one for one in run.sides if one.trainer == "trl" and not one.only_targets]
         best = min(stock, key=lambda one: median(of(found[one], "steady")))
         limits = {"target": run.target, "moonshot": run.moonshot}
-        shown = f"against SFTTrainer, {best.micro_rows} rows at once"
+        shown = f"against SFTTrainer, {best.at_once}"
         return [
             speed("steady", f"tokens a second {shown}", found[best], coh, **limits),
             speed("whole", f"{run.num_steps} steps and all else {shown}", found[best], coh, kind="whole"),

@@ -91,7 +91,7 @@ class CoHTrainArgs(TrainingArguments):
         metadata={
             "help": "Compute in bfloat16, while weights, Adam's means and sums keep their own format; by default "
             "wherever the device is fast at it (GPUs from Ampere on, CPUs with AMX or AVX-512 BF16) and neither --fp16 "
-            "nor DeepSpeed's file says otherwise. --bf16 false computes in float32."
+            "nor DeepSpeed's file says otherwise, and never with --bf16 false."
         },
     )
     adam_beta2: float = field(

@@ -84,7 +84,7 @@ def test_figures_are_against_the_better_setting():
     values = {figure.name.removeprefix("training/small-"): figure.value for figure in figures}
     # coh 100, SFTTrainer 200 and 300 tokens a second; made to skip positions 400; compiled 500
     assert values == pytest.approx({"steady": 1 / 3, "whole": 1.0, "targets-only": 1 / 4, "compiled": 5.0})
-    assert "1 rows at once" in figures[0].what
+    assert "1 row at once" in figures[0].what
     assert not any(figure.is_best_low for figure in figures)
 
 

@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from coh import masking
 from coh.masking import (
+    BY_DOCUMENT,
     additive_mask,
+    attend_by_document,
     check_forgetting,
     check_isolation,
     document_ids,
+    documents_in,
     forgetful_mask,
     forgotten,
     may_attend,
@@ -32,6 +36,7 @@ CONFIGS = {
     | {"num_key_value_heads": 2, "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
 }
 ISOLATING = ["llama", "gpt2", "gpt_neox"]
+ATTENTIONS = ["sdpa", "eager", BY_DOCUMENT]
 SEEDS = [(7, 0), (7, 1)]
 
 
@@ -41,7 +46,11 @@ def make(kind, attention="eager"):
     torch.manual_seed(0)
     ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
     config = AutoConfig.for_model(kind, vocab_size=61, **ends, **CONFIGS[kind])
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    given = "sdpa" if attention == BY_DOCUMENT else attention
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=given).eval()
+    if attention == BY_DOCUMENT:
+        assert attend_by_document(model)
+    return model
 
 
 @pytest.fixture
@@ -149,7 +158,7 @@ def perturbed(model, position_ids, at, **inputs):
     return (logits[0] - logits[1]).abs().amax(-1)[0]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("kind", ISOLATING)
 @pytest.mark.parametrize("forgets", [False, True])
 def test_changing_a_document_changes_no_logit_of_another(position_ids, kind, attention, forgets):
@@ -162,7 +171,7 @@ def test_changing_a_document_changes_no_logit_of_another(position_ids, kind, att
         assert change.max() == 0
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("kind", ISOLATING)
 def test_what_is_hidden_has_no_influence(position_ids, kind, attention):
     """In one layer, a query's logits do not move with a key that it forgot, and do with one that it did not."""
@@ -177,7 +186,7 @@ def test_what_is_hidden_has_no_influence(position_ids, kind, attention):
     assert torch.equal(change[2:5] == 0, is_hidden)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_a_mask_that_forgets_nothing_gives_the_logits_without_a_mask(position_ids, attention):
     for kind in ISOLATING:
         model = make(kind, attention)
@@ -188,7 +197,7 @@ def test_a_mask_that_forgets_nothing_gives_the_logits_without_a_mask(position_id
 
 
 def test_the_mask_holds_under_autocast(position_ids):
-    for attention in ("sdpa", "eager"):
+    for attention in ATTENTIONS:
         model = make("llama", attention)
         mask = forgetful_mask(position_ids, 0.3, 0.3, SEEDS, model.dtype)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -196,10 +205,167 @@ def test_the_mask_holds_under_autocast(position_ids):
         assert change[1:5].max() > 0 and change[5:].max() == 0 and change.isfinite().all()
 
 
+# A document at a time
+
+
+def tokens_like(position_ids):
+    return torch.randint(61, position_ids.shape, generator=torch.Generator().manual_seed(1))
+
+
+def logits_and_gradients(model, position_ids, **inputs):
+    model.zero_grad()
+    logits = model(input_ids=tokens_like(position_ids), position_ids=position_ids, use_cache=False, **inputs).logits
+    logits.square().mean().backward()
+    return [logits.detach(), *(parameter.grad.clone() for parameter in model.parameters())]
+
+
+@pytest.mark.parametrize("kind", [*ISOLATING, "mistral", "qwen2"])
+def test_a_document_at_a_time_gives_the_logits_and_gradients_of_the_mask(kind, position_ids):
+    """With keys shared by heads (llama), and with windows narrower than a document (mistral), which keep their mask."""
+    for positions in (position_ids, torch.zeros_like(position_ids), torch.arange(12).repeat(2, 1)):
+        whole = logits_and_gradients(make(kind, "sdpa"), positions)
+        for ours, theirs in zip(logits_and_gradients(make(kind, BY_DOCUMENT), positions), whole, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_no_mask_is_formed_unless_fcm_asks(monkeypatch, position_ids):
+    from transformers import masking_utils
+
+    model = make("llama", BY_DOCUMENT)
+    asked = []
+    monkeypatch.setattr(masking_utils, "sdpa_mask", lambda **given: asked.append(given))
+    masks = []
+    model.model.layers[0].self_attn.register_forward_pre_hook(
+        lambda module, args, given: masks.append(given["attention_mask"]), with_kwargs=True
+    )
+    logits_and_gradients(model, position_ids)
+    mask = forgetful_mask(position_ids, 0.3, 0.3, SEEDS, torch.float32)
+    logits_and_gradients(model, position_ids, attention_mask=mask)
+    assert not asked and masks[0].tolist() == [5, 4, 3, 2, 10] and masks[1] is mask
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_layers_that_run_again_for_their_gradients_isolate_again(position_ids, use_reentrant):
+    model = make("llama", BY_DOCUMENT).train()
+    expected = logits_and_gradients(model, position_ids)
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    for ours, theirs in zip(logits_and_gradients(model, position_ids), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_with_padding_or_a_cache_a_model_is_what_it_was():
+    token_ids = tokens_like(torch.zeros(2, 7))
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
+    written = []
+    for attention in ("sdpa", BY_DOCUMENT):
+        model = make("llama", attention)
+        inputs = {"input_ids": token_ids, "attention_mask": mask}
+        written.append((model(**inputs).logits, model.generate(**inputs, max_new_tokens=6, do_sample=False)))
+    for ours, theirs in zip(*written, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_documents_are_found_in_the_functions_of_transformers():
+    from transformers import masking_utils as theirs
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        is_first = torch.rand(3, 11, generator=generator) < 0.3
+        is_first[:, 0] = True
+        number_BS = is_first.long().cumsum(1)
+        positions = torch.arange(11) - torch.where(is_first, torch.arange(11), 0).cummax(1).values
+        lengths = torch.cat([torch.bincount(row)[1:] for row in number_BS]).tolist()
+        of_rows = theirs.packed_sequence_compatibility_function(theirs.causal_mask_function, positions, number_BS)
+        assert documents_in(of_rows, 3, 11).tolist() == lengths
+        if max(lengths) > 4:
+            window = theirs.sliding_window_causal_mask_function(4)
+            assert documents_in(theirs.and_masks(of_rows, window), 3, 11) is None
+    assert documents_in(theirs.bidirectional_mask_function, 3, 11) is None
+    assert documents_in(theirs.causal_mask_function, 3, 11).tolist() == [11] * 3
+
+
+def slices_its_mask(module, args, given):
+    return args, given | {"attention_mask": given["attention_mask"][:, :, :, :12]}
+
+
+def takes_a_mask_of_its_own(module, args, given):
+    return args, given | {"attention_mask": torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()}
+
+
+def test_a_model_that_does_not_hand_masks_through_stays_under_sdpa(position_ids):
+    model = make("llama", "sdpa")
+    layers = [layer.self_attn for layer in model.model.layers]
+    hooks = [layer.register_forward_pre_hook(slices_its_mask, with_kwargs=True) for layer in layers]
+    assert not attend_by_document(model)
+    assert model.config._attn_implementation == "sdpa"
+    check_isolation(model)
+    for hook in hooks:
+        hook.remove()
+    assert attend_by_document(model) and attend_by_document(model)
+    for layer in layers:
+        layer.register_forward_pre_hook(takes_a_mask_of_its_own, with_kwargs=True)
+    with pytest.raises(ValueError, match="lets a document see the one before it"):
+        check_isolation(model)
+
+
+def test_a_model_with_other_logits_stays_under_sdpa(monkeypatch):
+    attention = masking._documents_attention
+    monkeypatch.setattr(
+        masking, "_documents_attention", lambda *args, **given: (attention(*args, **given)[0] * 1.1, None)
+    )
+    model = make("llama", "sdpa")
+    assert not attend_by_document(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("kind", ["opt", "bloom"])
+def test_models_with_masks_of_their_own_stay_right(kind):
+    model = make(kind, "sdpa") if kind == "opt" else make(kind)
+    token_ids = tokens_like(torch.zeros(2, 7))
+    before = model(input_ids=token_ids).logits
+    attend_by_document(model)
+    torch.testing.assert_close(model(input_ids=token_ids).logits, before)
+
+
+def test_other_attentions_and_weights_in_parts_are_left_alone():
+    model = make("llama", "eager")
+    assert not attend_by_document(model) and model.config._attn_implementation == "eager"
+    model = make("llama", "sdpa")
+    model.get_input_embeddings().weight.ds_id = 0  # as ZeRO-3 marks them
+    assert not attend_by_document(model) and model.config._attn_implementation == "sdpa"
+
+
+def test_a_saved_model_does_not_tell_how_it_attended(tmp_path, position_ids):
+    from transformers import AutoModelForCausalLM
+
+    model = make("llama", BY_DOCUMENT)
+    model.save_pretrained(tmp_path)
+    assert "by_document" not in (tmp_path / "config.json").read_text()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("given", "isolates", "expected"), [(None, True, BY_DOCUMENT), ("sdpa", True, "sdpa"), (None, False, "sdpa")]
+)
+def test_training_on_a_cpu_attends_by_document_unless_told(tmp_path, given, isolates, expected):
+    from toys import tiny_model_folder
+
+    from coh.coh_train import build_model
+    from coh.data.data_args import CoHDataArgs
+    from coh.experiment import ExperimentArgs
+    from coh.train_args import CoHTrainArgs
+
+    experiment = ExperimentArgs(model_name=tiny_model_folder(tmp_path / "model"), attn_implementation=given)
+    data = CoHDataArgs(feedback_data=["sample"], isolate_documents=isolates)
+    model = build_model(experiment, data, CoHTrainArgs(output_dir=str(tmp_path / "out"), use_cpu=True))
+    assert model.config._attn_implementation == expected
+
+
 # Checks
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("kind", ISOLATING)
 def test_models_that_isolate_pass(kind, attention):
     model = make(kind, attention).train()

@@ -57,7 +57,7 @@ class Cuts:
         return _BEHIND_OR_BEFORE if self.before_letters else _BEHIND_A_LETTER
 
     def words(self, text: str) -> list[str]:
-        """The words of a text, without the spaces at which it was cut.
+        r"""The words of a text, without the spaces at which it was cut.
 
         >>> Cuts("▁", before_letters=False).words("One two,  three\n four.")
         ['One', 'two,', ' three\n four.']
