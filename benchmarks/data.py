@@ -18,8 +18,8 @@ encodes anew. *Long documents* are pretraining text, a document of a million tok
 *Memory* is what a process has of its own (RssAnon; files that are mapped are not counted) when all rows have been read,
 less what it had after a few groups; a child process for each size, whose pieces were encoded by another one.
 
-Without `--feedback` pairs are made of the bundled sample's sentences. Tokenizers are named as in transformers; without a
-name it is SmolLM2's, or one of bytes where that is not installed.
+Without `--feedback` pairs are made of the bundled sample's sentences. Tokenizers are named as in transformers; without
+a name it is SmolLM2's, or one of bytes where that is not installed.
 """
 
 from __future__ import annotations

@@ -25,10 +25,11 @@ def commands(page: Path) -> list[list[str]]:
 def options(module: str) -> set[str]:
     from coh.coh_train import CoHDataArgs, CoHTrainArgs, ExperimentArgs
     from coh.demo import DemoArgs
-    from coh.evaluate import EvaluateArgs
+    from coh.evaluate_args import EvaluateArgs
     from coh.generate_args import GenerateArgs
     from coh.merge import MergeArgs
     from coh.preview.command import PreviewArgs
+    from coh.report.command import ReportArgs
     from coh.score import ScoreArgs
 
     training = [ExperimentArgs, CoHDataArgs, CoHTrainArgs]
@@ -40,6 +41,7 @@ def options(module: str) -> set[str]:
         "coh.evaluate": [EvaluateArgs],
         "coh.demo": [DemoArgs],
         "coh.merge": [MergeArgs],
+        "coh.report": [ReportArgs],
     }
     return set(_build_parser(types[module], None, None)._option_string_actions)
 

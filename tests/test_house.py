@@ -22,7 +22,6 @@ FLOORS = {
     "data.chains": 4,
     "evaluate": 7,
     "report": 7,
-    "held_out": 8,
     "judging": 5,
     "written": 6,
     "measuring": 4,

@@ -290,7 +290,8 @@ def slices_its_mask(module, args, given):
 
 
 def takes_a_mask_of_its_own(module, args, given):
-    return args, given | {"attention_mask": torch.ones(1, 1, 12, 12, dtype=torch.bool).tril()}
+    length = (args[0] if args else given["hidden_states"]).shape[1]
+    return args, given | {"attention_mask": torch.ones(1, 1, length, length, dtype=torch.bool).tril()}
 
 
 def test_a_model_that_does_not_hand_masks_through_stays_under_sdpa(position_ids):

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 import coh
 
 ROOT = Path(__file__).resolve().parents[1]
+NOT_SET_UP = {"trl"}  # of the extra "benchmark", which `make bench` installs
 NEEDED = ["torch", "transformers", "datasets", "accelerate", "deepspeed", "sentencepiece", "numpy", "pyyaml", "gguf"]
 
 
@@ -109,7 +110,11 @@ class TestRequirements:
         wrong = {}
         for name, pin in requirements("constraints.txt").items():
             if pin.marker is None or pin.marker.evaluate():
-                installed = metadata.version(name).partition("+")[0]
+                try:
+                    installed = metadata.version(name).partition("+")[0]
+                except metadata.PackageNotFoundError:
+                    assert name in NOT_SET_UP, name
+                    continue
                 if not pin.specifier.contains(installed):
                     wrong[name] = f"{installed}, tested {pin.specifier}"
         assert wrong == {}

@@ -67,7 +67,7 @@ def run(tmp_path):
         }
         (folder / "coh.json").write_text(json.dumps(about))
         if evaluation:
-            moments = {"before": measured(50.0, 0.2), "after": measured(62.0, 2.5, *more)}
+            moments = {"base": measured(50.0, 0.2), "model": measured(62.0, 2.5, *more)}
             (folder / "evaluation.json").write_text(json.dumps(moments))
         return folder
 

@@ -6,12 +6,13 @@ In: a folder that `coh.coh_train` wrote. Out: a `Run`; what is not in the folder
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 STATE, ABOUT, EVALUATION = "trainer_state.json", "coh.json", "evaluation.json"
-MOMENTS = ("before", "after")
+MOMENTS = {"before": "base", "after": "model"}  # and what `coh.evaluate --json` calls the model then
 
 
 class ReportError(ValueError):
@@ -23,8 +24,8 @@ class Run:
     """What is known of a run.
 
     `series[name]` are (step, value) pairs, by the names of the log. `about` is coh.json: words, data, arguments,
-    versions, and how the run was started. `measured[moment]` has, for before and after, what `coh.evaluate` writes of a
-    model.
+    versions, and how the run was started. `measured[moment]` has, for before and after, what `coh.evaluate` found, if
+    it was told to write it into the folder as evaluation.json.
     """
 
     name: str
@@ -74,24 +75,22 @@ def read_run(folder: str | Path, name: str = "") -> Run:
             if key not in ("step", "epoch") and isinstance(value, (int, float)):
                 series.setdefault(key, []).append((int(entry.get("step", 0)), float(value)))
     about, measured = _read(folder / ABOUT) or {}, _read(folder / EVALUATION) or {}
+    moments = {moment: measured.get(name) for moment, name in MOMENTS.items()}
     wanted = {
         "the loss of training": "loss" in series,
-        "losses of evaluation (--eval_strategy)": any(
-            key.startswith("eval_") and key.endswith("loss") for key in series
-        ),
+        "losses of evaluation (--eval_strategy)": any(re.fullmatch("eval_.*loss", key) for key in series),
         "the gradient norm": "grad_norm" in series,
-        "tokens per second": "tokens_per_second" in series,
         f"data, arguments and versions ({ABOUT})": bool(about),
-        "figures before training (--eval_pairs)": bool(measured.get("before")),
-        "figures after training (--eval_pairs)": bool(measured.get("after")),
-        "outputs of the model (--eval_prompts)": any(found.get("written") for found in measured.values()),
+        f"figures before training (coh.evaluate --base, {EVALUATION})": bool(moments["before"]),
+        f"figures after training (coh.evaluate, {EVALUATION})": bool(moments["after"]),
+        "outputs (coh.evaluate --num_prompts)": any((found or {}).get("written") for found in moments.values()),
     }
     return Run(
         name or folder.resolve().name,
         folder,
         series,
         about,
-        {moment: measured[moment] for moment in MOMENTS if measured.get(moment)},
+        {moment: found for moment, found in moments.items() if found},
         tuple(what for what, is_there in wanted.items() if not is_there),
     )
 
