@@ -141,7 +141,7 @@ def test_what_is_missing_is_named_and_not_drawn(run):
     text = write_report([folder]).with_suffix(".md").read_text()
     assert "Not recorded, and so not shown: " in text
     page = read(folder / "report.html").text
-    for words in ("figures before training", "outputs of the model", "data, arguments and versions"):
+    for words in ("figures before training", "outputs (coh.evaluate", "data, arguments and versions"):
         assert words in page
     assert "Pair accuracy on held-out" not in page and "Training loss" in page
 
