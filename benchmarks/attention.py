@@ -57,6 +57,7 @@ def attend(model: Any, position_ids: Tensor) -> list[Tensor]:
     for heads in (NUM_HEADS, NUM_KEY_HEADS, NUM_KEY_HEADS):
         shape = (*position_ids.shape, heads, HEAD_SIZE)
         inputs.append(torch.randn(shape, generator=generator, device=DEVICE).transpose(1, 2).requires_grad_())
+    gradient = torch.randn(*position_ids.shape, NUM_HEADS, HEAD_SIZE, generator=generator, device=DEVICE)
     mask = create_causal_mask(
         config=config,
         inputs_embeds=torch.empty(*position_ids.shape, 1, device=DEVICE),
@@ -67,7 +68,7 @@ def attend(model: Any, position_ids: Tensor) -> list[Tensor]:
     attention = ALL_ATTENTION_FUNCTIONS[config._attn_implementation]
     for _ in range(NUM_LAYERS):
         output, _ = attention(layer, *inputs, mask, dropout=0.0, scaling=layer.scaling)
-        output.sum().backward()
+        output.backward(gradient)
     return [output.detach(), *(tensor.grad for tensor in inputs)]
 
 

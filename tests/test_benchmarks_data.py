@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -98,6 +99,7 @@ def test_what_is_missing_is_named(program, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("COH_TEST_BENCHMARKS"), reason="takes minutes: COH_TEST_BENCHMARKS=1 runs it")
 @pytest.mark.parametrize("program", ["data", "padding"])
 def test_the_programs_run(program, tmp_path):
     output = tmp_path / "figures.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,7 @@ def test_the_first_step_ends_a_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("COH_TEST_BENCHMARKS"), reason="takes minutes: COH_TEST_BENCHMARKS=1 runs it")
 @pytest.mark.parametrize("program", ["training", "start"])
 def test_the_programs_run(program, tmp_path):
     if program == "training" and training.missing():

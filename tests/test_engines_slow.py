@@ -200,8 +200,8 @@ def test_the_saved_folder_evaluates_as_the_run_did(engine: str, folder: Path) ->
     from coh.coh_train import main
 
     model = {"model_name": folder / engine, "learning_rate": "1e-30", "lr_scheduler_type": "constant"}
-    main(options(folder, folder / "again", max_steps=1, **model))
-    again, before = Result(folder / "again", "").evaluation, Result(folder / engine, "").evaluation
+    main(options(folder, folder / f"again_{engine}", max_steps=1, **model))
+    again, before = Result(folder / f"again_{engine}", "").evaluation, Result(folder / engine, "").evaluation
     assert again == pytest.approx(before, rel=1e-6)
 
 
