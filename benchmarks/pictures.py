@@ -138,11 +138,11 @@ def digest(points: Mapping[str, Mapping[str, Any]], sweep: str) -> str:
 def amount(value: float) -> str:
     """A number on an axis.
 
-    >>> [amount(value) for value in (0.5, 256, 4096, 32_000, 1_000_000)]
-    ['0.5', '256', '4,096', '32k', '1M']
+    >>> [amount(value) for value in (0.5, 256, 2_000, 32_000, 1_000_000)]
+    ['0.5', '256', '2,000', '32k', '1M']
     """
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= size and value % size == 0:
+    for size, letter, least in ((1e6, "M", 1e6), (1e3, "k", 1e4)):
+        if value >= least and value % size == 0:
             return f"{value / size:g}{letter}"
     return f"{value:,g}"
 

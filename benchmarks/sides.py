@@ -85,7 +85,9 @@ def random_llama(vocab_size: int, hidden_size: int = 256, num_layers: int = 4) -
 def smollm2() -> Any:
     """SmolLM2-135M, whose head is tied to its embeddings; it is converted where that has not been done yet."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if not (SMOLLM2 / "config.json").is_file():
         from coh.demo import pretrained_model  # it needs the package datasets
 

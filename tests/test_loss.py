@@ -6,7 +6,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from coh import loss
-from coh.loss import HAS_TORCH_KERNEL, TargetHead, linear_nll_sum, target_head, target_scores, target_sums
+from coh.loss import (
+    HAS_TORCH_KERNEL,
+    TargetHead,
+    linear_nll,
+    linear_nll_sum,
+    target_head,
+    target_loss,
+    target_scores,
+    target_sums,
+)
 
 KERNELS = [
     pytest.param(
@@ -69,6 +78,72 @@ def test_both_kernels_are_the_naive_sum_in_value_and_gradient(monkeypatch, use_t
 
 def pairs(token):
     return torch.stack([torch.full_like(token, -100), token], dim=1)
+
+
+@pytest.mark.parametrize("use_torch", KERNELS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [(13,), (6, 7), (0, 5), (5, 0), (0, 0), (2, 9, 1)])
+def test_runs_of_targets_have_a_scale_each(monkeypatch, use_torch, bias, sizes):
+    """Chunks of 4 targets, so that some hold two runs. The greatest scale stands first or last; one is 0."""
+    monkeypatch.setattr(loss, "chunk_rows", lambda vocab_size: 4)
+    hidden, weight, offset, token = head_inputs(sum(sizes), bias=bias)
+    for scale_K in (torch.tensor([0.3, 2.0, 0.7])[: len(sizes)], torch.tensor([1e-3, 0.0, 1e-5])[: len(sizes)]):
+        scale_K = scale_K.double()
+
+        def naive(h, w, b, scale_K=scale_K):
+            parts = F.cross_entropy(F.linear(h, w, b), token, reduction="none").split(sizes)
+            return (torch.stack([part.sum() for part in parts]) * scale_K).sum()
+
+        def ours(h, w, b, scale_K=scale_K):
+            return linear_nll(h, w, token, sizes, scale_K, b, use_torch=use_torch)[0]
+
+        expected, found = gradients(naive, hidden, weight, offset), gradients(ours, hidden, weight, offset)
+        torch.testing.assert_close(found[0], expected[0])
+        for one, other in zip(found[1], expected[1], strict=True):
+            torch.testing.assert_close(one, other)
+        sums_K = linear_nll(hidden, weight, token, sizes, scale_K, offset, use_torch=use_torch)[1]
+        every = F.cross_entropy(F.linear(hidden, weight, offset), token, reduction="none")
+        torch.testing.assert_close(sums_K, torch.stack([part.sum() for part in every.split(sizes)]))
+
+
+@pytest.mark.parametrize("use_torch", KERNELS)
+def test_the_sums_have_no_gradient_of_their_own(use_torch):
+    hidden, weight, offset, token = head_inputs(5)
+    value, sums_K = linear_nll(
+        hidden.requires_grad_(), weight, token, [2, 3], torch.ones(2).double(), offset, use_torch=use_torch
+    )
+    assert value.requires_grad and not sums_K.requires_grad
+
+
+@pytest.mark.parametrize("is_autocast", [True, False])
+def test_small_scales_are_not_lost_in_16_bits(is_autocast):
+    """One over the number of targets: fp16 ends at 6e-8, and a slope is far below 1 already."""
+    hidden, weight, offset, token = head_inputs(40)
+    inputs = [tensor.to(torch.float32 if is_autocast else torch.float16) for tensor in (hidden, weight, offset)]
+    with torch.autocast("cpu", dtype=torch.float16, enabled=is_autocast):
+        for scale in (1.0, 1e-6):
+            scale_K = torch.tensor([scale, scale / 4])
+            found = gradients(lambda h, w, b, s=scale_K: linear_nll(h, w, token, [10, 30], s, b)[0] / s[0], *inputs)
+            if scale == 1.0:
+                expected = found
+    torch.testing.assert_close(found[0], expected[0])
+    for one, other in zip(found[1], expected[1], strict=True):
+        assert (one - other).norm() <= 1e-2 * other.norm()
+
+
+def test_one_gradient_of_the_weights_serves_all_runs():
+    """Two would not fit where one does: a gradient is as large as the head."""
+    hidden, weight, _, token = head_inputs(8, dtype=torch.float32, vocab_size=5000)
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    held = []
+
+    def hold(tensor):
+        held.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        linear_nll(*leaves, token, [3, 5], torch.tensor([0.5, 2.0]))
+    assert held.count(weight.numel()) == 1 and max(held) == weight.numel()
 
 
 @pytest.mark.parametrize("use_torch", KERNELS)
@@ -216,6 +291,22 @@ def test_sums_per_stream_equal_the_full_logits_in_value_and_gradient(request, na
         torch.testing.assert_close(ours, reference, atol=2e-6, rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loss_is_the_weighted_sums_in_value_and_gradient(request, name, batch):
+    model = request.getfixturevalue(name)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for scale_2 in (torch.tensor([0.3, 0.7]), torch.tensor([0.25, 0.0])):
+        sums_2 = target_sums(model, **batch)
+        wanted = torch.autograd.grad((sums_2 * scale_2).sum(), parameters, allow_unused=True)
+        value, found_2 = target_loss(model, **batch, scale_2=scale_2)
+        torch.testing.assert_close(value, (sums_2 * scale_2).sum())
+        torch.testing.assert_close(found_2, sums_2.detach())
+        assert not found_2.requires_grad
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+        for ours, reference in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, reference, atol=2e-6, rtol=2e-5)
+
+
 def test_a_loss_without_the_shift_or_with_two_would_show(llama, batch):
     right = target_sums(llama, **batch)
     for shift in (1, -1):
@@ -238,12 +329,12 @@ def test_only_targets_count_however_many_other_positions_there_are(llama, batch)
 
 def test_the_head_runs_at_targets_only(monkeypatch, llama, batch):
     sizes = []
-    kernel = loss.linear_nll_sum
-    monkeypatch.setattr(
-        loss, "linear_nll_sum", lambda hidden, *rest: sizes.append(len(hidden)) or kernel(hidden, *rest)
-    )
+    kernel = loss.linear_nll
+    monkeypatch.setattr(loss, "linear_nll", lambda hidden, *rest: sizes.append(len(hidden)) or kernel(hidden, *rest))
     target_sums(llama, **batch)
     assert sizes == [4, 7] == (batch["labels"] != -100).sum(1).tolist()
+    target_loss(llama, **batch, scale_2=torch.ones(2))
+    assert sizes[2:] == [11]
 
 
 @pytest.mark.parametrize("name", ["llama", "gptj", "gemma2"])
@@ -258,7 +349,7 @@ def test_the_gradient_is_exactly_zero_off_target(request, name, batch):
     model.get_output_embeddings().register_forward_pre_hook(watch)
     target_head(model)
     seen.clear()
-    target_sums(model, **batch).sum().backward()
+    target_loss(model, **batch, scale_2=torch.tensor([0.5, 2.0]))[0].backward()
     predicts = F.pad(batch["labels"][:, 1:] != -100, (0, 1))
     assert seen[0].grad[~predicts].abs().max() == 0
     assert (seen[0].grad[predicts].abs().amax(-1) > 0).all()
@@ -268,9 +359,10 @@ def test_the_gradient_is_exactly_zero_off_target(request, name, batch):
 def test_without_targets_the_loss_is_zero_finite_and_connected(request, name, batch):
     model = request.getfixturevalue(name)
     batch["labels"] = torch.full_like(batch["labels"], -100)
-    sums = target_sums(model, **batch)
-    assert sums.tolist() == [0, 0]
-    sums.sum().backward()
+    assert target_sums(model, **batch).tolist() == [0, 0]
+    value, sums = target_loss(model, **batch, scale_2=torch.ones(2))
+    assert value == 0 and sums.tolist() == [0, 0]
+    value.backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert all(parameter.grad is not None and parameter.grad.abs().max() == 0 for parameter in trained)
     nll, is_correct = target_scores(model, batch["input_ids"], batch["labels"])

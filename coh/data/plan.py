@@ -118,21 +118,28 @@ def permute(positions: Ints, size: int, key: int) -> Ints:
     >>> sorted(permute(np.arange(10), 10, key=7).tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
+    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     round_keys = [np.uint64(draws.key(key, "permute", number)) for number in range(4)]
+
+    def mixed(right: Any, round_key: np.uint64) -> Any:
+        value = (right ^ round_key) * np.uint64(0x9E3779B97F4A7C15)  # wraps: multiplication modulo 2^64
+        value = (value ^ (value >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+        return (value >> np.uint64(32)) & mask
+
+    # A round's function of a half is looked up where all halves are few: below 2^24 positions.
+    halves = np.arange(1 << half, dtype=np.uint64) if half <= 12 else None
+    tables = [mixed(halves, round_key) for round_key in round_keys] if halves is not None else []
     result = np.asarray(positions, np.uint64).copy()
     value, walking = result, np.arange(len(result))
     while len(walking):
-        left, right = value >> half, value & mask
-        for round_key in round_keys:
-            mixed = (right ^ round_key) * np.uint64(0x9E3779B97F4A7C15)  # wraps: multiplication modulo 2^64
-            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-            left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
-        value = (left << half) | right
+        left, right = value >> shift, value & mask
+        for number, round_key in enumerate(round_keys):
+            left, right = right, left ^ (tables[number].take(right) if tables else mixed(right, round_key))
+        value = (left << shift) | right
         result[walking] = value
-        is_outside = value >= size
-        value, walking = value[is_outside], walking[is_outside]
+        outside = np.flatnonzero(value >= size)
+        value, walking = value[outside], walking[outside]
     return result.astype(np.int64)
 
 
