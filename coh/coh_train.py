@@ -6,6 +6,7 @@ python -m coh.coh_train --model_name gpt2 --feedback_data hh_rlhf --output_dir o
 import gc
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,11 +25,16 @@ from coh.data.records import FeedbackError
 from coh.data.summary import summarize, table
 from coh.data.templates import load_family
 from coh.experiment import ExperimentArgs, cross_problems
+from coh.held_out import FILE as EVALUATION
+from coh.held_out import HeldOut
 from coh.identity import run_facts
 from coh.masking import MaskingError, attend_by_document, check_isolation
 from coh.modeling import ModelError, has_fast_bf16, load_model
+from coh.provenance import provenance
+from coh.report import ReportError, write_report
 from coh.saved import Words, save_words
 from coh.starting import check_room, check_same_run, check_shapes, find_start, is_finished
+from coh.steering import Steering
 from coh.train_args import CoHTrainArgs
 from coh.trainer import CoHTrainer, RunError
 from coh.world import check_sharding, gather_when_saving
@@ -73,18 +79,17 @@ def build_model(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainAr
     return model
 
 
-def save_result(trainer: CoHTrainer, experiment: ExperimentArgs, data: CoHDataArgs, summary: dict[str, Any]) -> None:
+def save_result(
+    trainer: CoHTrainer, experiment: ExperimentArgs, data: CoHDataArgs, words: Words, about: dict[str, Any]
+) -> None:
     """The model, or its adapter, as a plain Hugging Face folder that steers wherever it is served, with `coh.json`."""
     gather_when_saving(trainer.accelerator)
     with trainer.writing("the final model"):
         trainer.save_model()
         trainer.save_state()
     if trainer.is_world_process_zero():
-        words = Words(
-            load_family(data.templates[0]), trainer.args.prepend_bos, tuple(summary["tasks"]), data.prompt_format
-        )
         arguments = {**asdict(experiment), **asdict(data), **trainer.args.to_dict()}
-        save_words(trainer.args.output_dir, words, data=summary, arguments=arguments)
+        save_words(trainer.args.output_dir, words, arguments=arguments, **about)
         model = trainer.accelerator.unwrap_model(trainer.model)
         save_for_others(trainer.args.output_dir, words, trainer.processing_class, model.generation_config)
 
@@ -102,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     logging.basicConfig(format="%(message)s", level=logging.INFO if train.process_index == 0 else logging.ERROR)
     try:
-        run(experiment, data, train)
+        run(experiment, data, train, sys.argv[1:] if argv is None else argv)
     except (FeedbackError, ModelError, MaskingError, RunError, FloatingPointError) as error:
         raise SystemExit(f"coh.coh_train: {error}") from error
     except UnpicklingError as error:  # of a checkpoint; nothing of it was run
@@ -110,8 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"coh.coh_train: a checkpoint holds more than tensors and numbers: {remedy}") from error
 
 
-def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> None:
-    """Load, build, train, save, evaluate."""
+def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, argv: Sequence[str] | None = None) -> None:
+    """Load, build, train, save, evaluate, report; `argv` is the command line, where there was one."""
+    started = provenance(train, argv)
     check_sharding(train)
     if experiment.wandb_project_name:
         os.environ.setdefault("WANDB_PROJECT", experiment.wandb_project_name)
@@ -142,6 +148,10 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> N
     if start is not None:
         check_shapes(model, start.path)
     validation, test = datasets.get("validation"), datasets.get("test")
+    words = Words(load_family(data.templates[0]), train.prepend_bos, tuple(summary["tasks"]), data.prompt_format)
+    steering = Steering.of(words, tokenizer)
+    if start is None and train.process_index == 0:
+        Path(train.output_dir, EVALUATION).unlink(missing_ok=True)  # of another run
     trainer = CoHTrainer(
         model=model,
         args=train,
@@ -151,18 +161,32 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs) -> N
         data_collator=collate,
         processing_class=tokenizer,
         run_facts=facts,
+        held_out=HeldOut.of(datasets, steering, tokenizer, train.eval_pairs, train.eval_prompts),
     )
     trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     if trainer.state.global_step < train.max_steps:
         steps = f"{trainer.state.global_step} of {train.max_steps}"
         raise SystemExit(f"coh.coh_train: stopped at step {steps}: no final model is written")
-    save_result(trainer, experiment, data, summary)
+    save_result(trainer, experiment, data, words, {"data": summary, "run": started})
+    conclude(trainer, test)
+
+
+def conclude(trainer: CoHTrainer, test: CoHDataset | None) -> None:
+    """Measure the trained model, and report."""
+    folder = Path(trainer.args.output_dir)
     if test is not None:
         metrics = trainer.evaluate(test, metric_key_prefix="test")
         trainer.log_metrics("test", metrics)
         trainer.save_metrics("test", metrics)
+    if trainer.measuring:
+        trainer.measuring.keep("after")
     if trainer.is_world_process_zero():
-        finish(Path(train.output_dir), train.max_steps)
+        finish(folder, trainer.args.max_steps)
+        if trainer.args.write_report:
+            try:
+                logger.info("The report: %s", write_report([folder]))
+            except ReportError as error:
+                logger.warning("%s", error)  # the run is done all the same
     trainer.accelerator.wait_for_everyone()  # a process that leaves early may abort those that still talk to it
     trainer.accelerator.end_training()
 

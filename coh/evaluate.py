@@ -53,14 +53,16 @@ class Evaluation:
         }
 
 
-def text_loss(model: Any, steering: Steering, held_out: Texts, max_length: int, progress: str = "") -> Estimate:
-    """Mean loss per token of plain texts, each cut after `max_length` tokens."""
-    documents = []
+def text_loss(
+    model: Any, steering: Steering, held_out: Texts, max_length: int, progress: str = "", most: int | None = None
+) -> Estimate:
+    """Mean loss per token of plain texts, the first `most` of them, each cut after `max_length` tokens."""
+    documents: list[Document] = []
     for window in (held_out.window(0, number) for number in range(held_out.num_windows)):
         for number in range(len(window.lengths)):
             ids, targets, _ = window.tokens(number)
             documents.append(Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text"))
-    scores = score_documents(model, documents, steering.end_of_output, progress=progress)
+    scores = score_documents(model, documents[:most], steering.end_of_output, progress=progress)
     return ratio(-scores.log_p, scores.num_tokens)
 
 

@@ -22,7 +22,7 @@ FREE = {
     *("feedback_data", "eval_feedback_data", "feedback_format", "pretrain_data"),
     *("pretrain_docs", "templates"),
     *("logging_steps", "logging_nan_inf_filter", "train_sampling_strategy", "remove_unused_columns", "label_names"),
-    *("force_resume", "grad_norm_limit"),
+    *("force_resume", "grad_norm_limit", "eval_pairs", "eval_prompts", "write_report"),
 }
 # Of the options of `transformers.TrainingArguments`, those that change what is learned.
 OF_TRAINING = (
@@ -41,7 +41,7 @@ def run_facts(experiment: Any, data: Any, train: Any, dataset: Any) -> dict[str,
     own = [name for name in get_annotations(type(train)) if name not in FREE]
     facts |= {f"--{name}": getattr(train, name) for name in (*own, *OF_TRAINING)}
     facts["rows of a step"] = train.train_batch_size * train.world_size * train.gradient_accumulation_steps
-    facts["engine"] = _engine(train)
+    facts["engine"] = engine(train)
     facts["tokenizer"] = dataset.chains.encoder.fingerprint
     facts["templates"] = [
         f"{source.form.family.name}, {_digest([json.dumps(source.form.family.as_dict()).encode()])}"
@@ -67,7 +67,8 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def _engine(train: Any) -> str:
+def engine(train: Any) -> str:
+    """What shares the work between processes, in words."""
     config = getattr(train, "hf_deepspeed_config", None)
     if config is not None:
         return f"DeepSpeed, ZeRO stage {config.get_value('zero_optimization.stage', 0)}"

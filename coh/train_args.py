@@ -134,6 +134,26 @@ class CoHTrainArgs(TrainingArguments):
             "every harmless spike pass, 0 never stops."
         },
     )
+    eval_pairs: int = field(
+        default=20,
+        metadata={
+            "help": "Held-out pairs of each source whose pair accuracy and steering gap are measured before and after "
+            "training and at each evaluation; 20 cost little and tell only great changes (300 tell 6 points), 0 is off."
+        },
+    )
+    eval_prompts: int = field(
+        default=3,
+        metadata={
+            "help": "Held-out prompts of each source that the model answers under good and under bad words, before and "
+            "after training, for the report; 3 are a glance, 0 is off."
+        },
+    )
+    write_report: bool = field(
+        default=True,
+        metadata={
+            "help": "Write report.html and report.md into the output folder at the end; on, since it takes seconds."
+        },
+    )
     label_names: list[str] | None = field(
         default_factory=lambda: ["labels"],
         metadata={"help": "Keys of a batch that hold targets; labels, as the collator names them."},
@@ -211,6 +231,9 @@ class CoHTrainArgs(TrainingArguments):
                 yield f"--{name} {getattr(self, name)}: give a share from 0 to below 1, such as 0.05."
         if self.fcm_min_ratio > self.fcm_max_ratio:
             yield f"--fcm_min_ratio {self.fcm_min_ratio} exceeds --fcm_max_ratio {self.fcm_max_ratio}: raise that one."
+        for name in ("eval_pairs", "eval_prompts"):
+            if getattr(self, name) < 0:
+                yield f"--{name} {getattr(self, name)}: give 0 or a positive number."
         if not 0 <= self.grad_norm_limit < math.inf:
             yield f"--grad_norm_limit {self.grad_norm_limit}: give a number above 1, such as 1000, or 0 for none."
         fixed = {

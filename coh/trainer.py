@@ -11,6 +11,7 @@ run outlive its interruptions is `coh.resuming`.
 """
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import EvalLoopOutput
 
+from coh.held_out import HeldOut, Measuring
 from coh.loss import IGNORED, target_head, target_loss, target_scores
 from coh.masking import check_forgetting, forgetful_mask
 from coh.resuming import ResumableTrainer
@@ -91,6 +93,8 @@ class _Arriving:
 class CoHTrainer(ResumableTrainer):
     """Trains on rows of feedback and pretraining text; `source_names[i]` is the source with number i in `source_id`.
 
+    `held_out` is what the model is measured on before training, in evaluation, and by `measuring` after it.
+
     Datasets are map-style, in their final order, and give dicts of numpy values with the keys of a batch.
     """
 
@@ -98,7 +102,13 @@ class CoHTrainer(ResumableTrainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, model: Any = None, args: CoHTrainArgs | None = None, *, source_names: Sequence[str], **kwargs: Any
+        self,
+        model: Any = None,
+        args: CoHTrainArgs | None = None,
+        *,
+        source_names: Sequence[str],
+        held_out: HeldOut | None = None,
+        **kwargs: Any,
     ) -> None:
         uses_cache = getattr(getattr(model, "config", None), "use_cache", None)
         super().__init__(model, args or CoHTrainArgs(), **kwargs)
@@ -111,6 +121,10 @@ class CoHTrainer(ResumableTrainer):
                 "or show it one with CUDA_VISIBLE_DEVICES=0"
             )
         self.add_callback(EngineGuard(self))
+        self.held_out = held_out
+        self.measuring = Measuring(self, held_out) if held_out else None
+        if self.measuring:
+            self.add_callback(self.measuring)
         self.source_names = list(source_names)
         head = target_head(self.model)  # found now, before an engine takes the model over
         if self.args.torch_compile and head is not None:
@@ -209,6 +223,8 @@ class CoHTrainer(ResumableTrainer):
         self._sums_2 = np.zeros(2)  # of this rank
         self._counts_3: Tensor = torch.zeros(3, dtype=torch.long, device=self.args.device)  # of all ranks
         self._num_tokens_told = 0
+        self._num_tokens_taken_up = 0  # from before an interruption
+        self._began = time.perf_counter()  # less what was not training: moved on by evaluations and checkpoints
 
     def _expect(self, arriving: _Arriving) -> None:
         self._unread.append(arriving)
@@ -268,11 +284,15 @@ class CoHTrainer(ResumableTrainer):
             logs |= {f"loss_{name}": total / n for name, total, n in zip(STREAMS, sums, counts, strict=True) if n}
             logs["target_share"] = sum(counts) / max(num_tokens, 1)
             logs["num_tokens_seen"] = self.state.num_input_tokens_seen
+            seconds = max(time.perf_counter() - self._began, 1e-9)
+            logs["tokens_per_second"] = round((num_tokens - self._num_tokens_taken_up) / seconds, 1)
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._settle()
+        began = time.perf_counter()
         super()._save_checkpoint(model, trial)
+        self._began += time.perf_counter() - began
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict and saved_once(self.model, state_dict))
@@ -287,7 +307,7 @@ class CoHTrainer(ResumableTrainer):
         elif self.args.process_index == 0:
             self._sums_2 = sums_R2.sum(axis=0)
         self._counts_3 = torch.tensor(ranks[0]["counts"], device=self.args.device)
-        self._num_tokens_told = ranks[0]["counts"][2]
+        self._num_tokens_told = self._num_tokens_taken_up = ranks[0]["counts"][2]
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
         if self.args.world_size == 1:
@@ -305,6 +325,7 @@ class CoHTrainer(ResumableTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Loss, accuracy and number of targets: of all feedback, and of each source that has any."""
+        began = time.perf_counter()
         self._evaluated_3 = torch.zeros(len(self.source_names), 3, dtype=torch.float64)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         sums = self._over_ranks(self._evaluated_3)
@@ -316,7 +337,19 @@ class CoHTrainer(ResumableTrainer):
             if num_targets:
                 output.metrics[f"{metric_key_prefix}_{name}loss"] = nll / num_targets
                 output.metrics[f"{metric_key_prefix}_{name}accuracy"] = num_correct / num_targets
+        if self.held_out and metric_key_prefix == "eval":
+            self.beat("measuring pairs")
+            found = self.held_out.metrics(self.as_it_computes()[0])
+            output.metrics.update({f"eval_{name}": value for name, value in found.items()})
+        self._began += time.perf_counter() - began
         return output._replace(num_samples=len(dataloader.dataset.rows))
+
+    def as_it_computes(self) -> tuple[Any, bool]:
+        """The model to compute with outside of training's own loop, and whether every process has all its weights."""
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if self.is_fsdp_enabled or (self.is_deepspeed_enabled and plugin and plugin.zero_stage == 3):
+            return self.model_wrapped, False
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False), True
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: Any = None

@@ -38,6 +38,8 @@ def options(folder, output, **changes):
         "use_cpu": "true",
         "webgpt_dataset_test_size": 0.3,
         "cache_dir": folder / "cache",
+        "eval_pairs": 0,
+        "write_report": "false",
     } | changes
     return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
 

@@ -1,0 +1,130 @@
+"""What a model learned, measured while it is trained: before, at every evaluation, and after.
+
+In: the validation and test sets of a run. At every evaluation a few figures of `coh.measuring` go into the log beside
+the losses, by validation's pairs. Before and after training everything that `coh.evaluate` finds is measured by the
+test's pairs (validation's where there is no test), and kept in `evaluation.json`, for the report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from coh.data.coh_data import CoHDataset
+from coh.data.records import FeedbackGroup
+from coh.evaluate import Evaluation, text_loss
+from coh.measuring import LABELS, measure, preferred_pairs, without_nan
+from coh.steered import SteeredModel
+from coh.steering import Steering
+from coh.written import write
+
+FILE = "evaluation.json"
+LOGGED = ("pair_accuracy", "pair_accuracy_per_token", "pair_accuracy_by_words", "steering_gap")
+MAX_NEW_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out part of a run's data, and how much of it is measured.
+
+    `during` and `around` are the groups of each source that are measured at every evaluation, and before and after
+    training. `texts` are held-out plain texts, if any, of which `num_texts` are read. `num_prompts` is for how many
+    prompts of each source outputs are written.
+    """
+
+    steering: Steering
+    tokenizer: Any
+    during: dict[str, list[FeedbackGroup]]
+    around: dict[str, list[FeedbackGroup]]
+    texts: Any
+    num_texts: int
+    max_length: int
+    num_prompts: int
+
+    @classmethod
+    def of(
+        cls, datasets: Mapping[str, CoHDataset], steering: Steering, tokenizer: Any, num_pairs: int, num_prompts: int
+    ) -> HeldOut | None:
+        """What there is to measure; None where that is nothing."""
+        validation = datasets.get("validation") or datasets.get("test")
+        test = datasets.get("test") or validation
+        if validation is None or test is None or not num_pairs:
+            return None
+        during, around = _groups(validation, num_pairs), _groups(test, num_pairs)
+        if not around:
+            return None
+        return cls(steering, tokenizer, during, around, test.texts, num_pairs, test.args.seq_length, num_prompts)
+
+    def metrics(self, model: Any) -> dict[str, float]:
+        """A few figures of each source, for a log; there, accuracies are shares, as Trainer's are."""
+        found: dict[str, float] = {}
+        for source, groups in self.during.items():
+            figures = measure(model, self.steering, groups, self.max_length, f"Measuring {source}").figures
+            for name in LOGGED:
+                if name in figures:
+                    found[f"{source}_{name}"] = figures[name].value / (100 if "(%)" in LABELS[name] else 1)
+        return found
+
+    def evaluation(self, model: Any, moment: str, is_whole: bool = True) -> dict[str, Any]:
+        """Everything, as plain values; outputs only of a model that every process has whole."""
+        sources = {
+            source: measure(model, self.steering, groups, self.max_length, f"Measuring {source} {moment}")
+            for source, groups in self.around.items()
+        }
+        text = None
+        if self.texts:
+            label = f"Measuring text {moment}"
+            text = text_loss(model, self.steering, self.texts, self.max_length, label, most=self.num_texts)
+        was_training = model.training
+        model.eval()
+        written = {
+            source: write(
+                SteeredModel(model, self.tokenizer, self.steering),
+                groups[: self.num_prompts],
+                progress=f"Writing for {source} {moment}",
+                max_new_tokens=MAX_NEW_TOKENS,
+            )
+            for source, groups in self.around.items()
+            if self.num_prompts and is_whole
+        }
+        model.train(was_training)
+        return without_nan(Evaluation(sources, text, written).as_json())
+
+
+def _groups(dataset: CoHDataset, most: int) -> dict[str, list[FeedbackGroup]]:
+    """The first groups of each source in which people preferred one output to another."""
+    found: dict[str, list[FeedbackGroup]] = {}
+    for source in dataset.chains.sources:
+        groups = (source.store.group(int(index)) for index in source.indices)
+        found[source.name] = list(islice((group for group in groups if preferred_pairs([group])), most))
+    return {name: groups for name, groups in found.items() if groups}
+
+
+class Measuring(TrainerCallback):
+    """Measures a trainer's model when its training begins and, by `keep("after")`, at its end."""
+
+    def __init__(self, trainer: Any, held_out: HeldOut) -> None:
+        self.trainer, self.held_out = trainer, held_out
+        self.path = Path(trainer.args.output_dir, FILE)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self.keep("before")
+
+    def keep(self, moment: str) -> None:
+        """Measure now, and write it down beside what is there: under the names that `coh.evaluate` gives to models."""
+        self.trainer.beat(f"measuring {moment} training")
+        model, is_whole = self.trainer.as_it_computes()
+        found = self.held_out.evaluation(model, moment, is_whole)
+        if self.trainer.is_world_process_zero():
+            known = (
+                json.loads(self.path.read_text(encoding="utf-8")) if moment == "after" and self.path.exists() else {}
+            )
+            known[{"before": "base", "after": "model"}[moment]] = found
+            self.path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

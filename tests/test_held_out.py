@@ -1,0 +1,128 @@
+"""What is measured while a model is trained, and how the run tells where it came from."""
+
+import json
+import logging
+import subprocess
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_coh_train import options
+from toys import training_folder
+
+from coh import coh_train, evaluate
+from coh.provenance import command, commit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return training_folder(tmp_path_factory.mktemp("held_out"))
+
+
+MEASURED = {"eval_pairs": 5, "eval_prompts": 2, "write_report": "true", "eval_strategy": "steps", "eval_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def measured(folder):
+    output = folder / "measured"
+    coh_train.main(options(folder, output, max_steps=4, seed=3, **MEASURED))
+    return output
+
+
+def history(output):
+    return json.loads((output / "trainer_state.json").read_text())["log_history"]
+
+
+def test_the_figures_are_those_of_coh_evaluate(folder, measured, tmp_path):
+    """After training they can be measured again, from the saved folder, by the other program."""
+    kept = json.loads((measured / "evaluation.json").read_text())
+    assert list(kept) == ["base", "model"]
+    for name, model in (("base", folder / "model"), ("model", measured)):
+        evaluate.main(
+            [
+                *("--model", str(model), "--feedback_data", f"mine={folder / 'pairs.jsonl'}", "--max_pairs", "5"),
+                *("--max_length", "256", "--webgpt_dataset_test_size", "0.3", "--templates", "marker"),
+                *("--device", "cpu", "--json", str(tmp_path / "again.json")),
+            ]
+        )
+        again = json.loads((tmp_path / "again.json").read_text())["model"]["sources"]["mine"]
+        found = kept[name]["sources"]["mine"]
+        assert found["pair_accuracy"]["n"] == 5
+        for figure in ("loss_p", "steering_gap", "pair_accuracy_by_words"):
+            assert found[figure]["value"] == pytest.approx(again[figure]["value"], rel=1e-4, abs=1e-4)
+    assert kept["base"]["sources"]["mine"]["loss_p"]["value"] > kept["model"]["sources"]["mine"]["loss_p"]["value"]
+    assert kept["base"]["text_loss"]["value"] != kept["model"]["text_loss"]["value"]
+    outputs = kept["model"]["written"]["mine"]["outputs"]
+    assert len(outputs) == 2 and set(outputs[0]) == {"prompt", "people", "good", "bad"}
+
+
+def test_evaluations_log_a_few_figures_beside_the_losses(measured):
+    logs = [log for log in history(measured) if "eval_loss" in log]
+    assert [log["step"] for log in logs] == [2, 4]
+    for log in logs:
+        assert 0 <= log["eval_mine_pair_accuracy_by_words"] <= 1 and "eval_mine_steering_gap" in log
+    assert logs[0]["eval_mine_steering_gap"] != logs[1]["eval_mine_steering_gap"]
+
+
+def test_measuring_changes_nothing_that_is_learned(folder, measured, tmp_path):
+    changes = {"eval_strategy": "steps", "eval_steps": 2}
+    coh_train.main(options(folder, tmp_path / "out", max_steps=4, seed=3, **changes))
+    assert not (tmp_path / "out" / "evaluation.json").exists() and not (tmp_path / "out" / "report.html").exists()
+    one, other = (load_file(output / "model.safetensors") for output in (measured, tmp_path / "out"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for logs in zip(history(measured), history(tmp_path / "out"), strict=True):
+        assert len({log.get("loss_feedback") for log in logs}) == 1
+
+
+def test_the_report_has_all_of_it(measured):
+    page, words = (measured / "report.html").read_text(), (measured / "report.md").read_text()
+    for text in (page, words):
+        assert "steering gap" in text and "python -m coh.coh_train --model_name" in text
+    assert "Not recorded" not in words
+
+
+def test_speed_is_of_training_alone(measured):
+    logs = [log for log in history(measured) if "loss_feedback" in log]
+    seconds = next(log["train_runtime"] for log in history(measured) if "train_runtime" in log)
+    tokens = logs[-1]["num_tokens_seen"]
+    assert all(log["tokens_per_second"] > tokens / seconds for log in logs)
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(folder, tmp_path, caplog):
+    output = tmp_path / "out"
+    (output / "report.html").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING, "coh"):
+        coh_train.main(options(folder, output, max_steps=1, write_report="true"))
+    assert "report.html cannot be written" in caplog.text and (output / "model.safetensors").exists()
+
+
+def test_figures_of_another_run_do_not_stay(folder, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "evaluation.json").write_text("{}")
+    coh_train.main(options(folder, output, max_steps=1))
+    assert not (output / "evaluation.json").exists()
+
+
+def test_how_the_run_was_started_is_kept(folder, measured):
+    run = json.loads((measured / "coh.json").read_text())["run"]
+    assert run["command"].startswith("python -m coh.coh_train --model_name") and run["device"] == "cpu"
+    assert run["processes"] == 1 and run["started"].endswith("UTC")
+
+
+def test_tokens_are_kept_out_of_the_command():
+    for words in (["--hub_token", "secret"], ["--hub_token=secret"], ["--push_to_hub_token", "secret", "--seed", "1"]):
+        assert "secret" not in command(words, {})
+
+
+def test_the_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert commit() == ""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"]
+    (tmp_path / "file").write_text("one")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"], ["tag", "v1"]):
+        subprocess.run([*git, *words], check=True)
+    first = commit()
+    assert len(first) == 12 and int(first, 16)
+    (tmp_path / "file").write_text("two")
+    assert commit() == f"{first}-dirty"
