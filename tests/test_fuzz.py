@@ -268,3 +268,16 @@ def test_lines_of_a_text_file_end_where_editors_end_them(tmp_path):
 def test_rows_that_json_cannot_hold_are_written_all_the_same():
     line = as_line({"when": datetime.date(2024, 1, 2), "raw": b"x", "half": HALF})
     assert line.encode() and json.loads(line) == {"when": "2024-01-02", "raw": "b'x'", "half": HALF}
+
+
+def test_a_long_slot_is_shown_by_its_beginning():
+    content = {"tasks": {"general": {"p": ["{" + " " * LONG + "} {better}"]}}}
+    with pytest.raises(FeedbackError, match="is no slot") as error:
+        read_family("any", content)
+    assert len(str(error.value)) < 500
+
+
+def test_a_home_folder_of_nobody_is_no_path():
+    for words in ("~\0", "~\0/a.jsonl"):
+        with pytest.raises(FeedbackError, match="source"):
+            parse_source(words)

@@ -140,7 +140,7 @@ class Template:
         known = ", ".join("{%s}" % slot for slot in ("prompt", *POLARITIES[self.polarity]))
         unknown = [part.slot for part in self.parts if part.slot and part.slot not in SLOTS]
         if unknown:
-            return [f"{{{slot}}} is no slot: use {known}" for slot in unknown]
+            return [f"{{{slot[:40]}}} is no slot: use {known}" for slot in unknown]
         return [*self._space_faults(), *self._slot_faults(), *self._word_faults(), *self._key_faults()]
 
     def _space_faults(self) -> list[str]:

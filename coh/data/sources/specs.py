@@ -172,7 +172,7 @@ def _find(what: str, text: str) -> SourceSpec:
 def _expanded(words: str) -> Path:
     try:
         return Path(words).expanduser()
-    except RuntimeError:  # there is no such user
+    except (RuntimeError, ValueError):  # there is no such user, or no path has such letters
         return Path(words)
 
 
