@@ -54,6 +54,8 @@ def losses(num_steps: int, extra: Sequence[str] = ()) -> list[dict[str, str]]:
             "eval_strategy": "no",
             "report_to": "none",
             "use_cpu": "true",
+            "eval_pairs": "0",
+            "write_report": "false",
             "disable_tqdm": "true",
         }
         coh_train.main([word for name, value in options.items() for word in (f"--{name}", value)] + list(extra))

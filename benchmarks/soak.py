@@ -87,6 +87,8 @@ def main() -> int:
             "logging_steps": 10,
             "webgpt_dataset_test_size": 0.3,
             "use_cpu": "true",
+            "eval_pairs": "0",
+            "write_report": "false",
             "disable_tqdm": "true",
             "output_dir": folder / "out",
             "cache_dir": folder / "cache",

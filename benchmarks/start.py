@@ -69,6 +69,8 @@ def options(folder: Path, output: str) -> list[str]:
         "cache_dir": folder / "cache",
         "output_dir": folder / output,
         "save_strategy": "no",
+        "eval_pairs": 0,
+        "write_report": False,
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),

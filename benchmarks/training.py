@@ -210,6 +210,8 @@ def shared_options(run: Run, micro_rows: int) -> dict[str, Any]:
         "adam_beta2": 0.95,
         "logging_steps": 1,
         "save_strategy": "no",
+        "eval_pairs": 0,
+        "write_report": False,
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": use_cpu,

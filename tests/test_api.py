@@ -52,7 +52,15 @@ def base(tmp_path_factory):
 
 
 def options_of(base, output_dir, **more):
-    small = {"use_cpu": True, "report_to": "none", "eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
+    small = {
+        "write_report": False,
+        "eval_pairs": 0,
+        "use_cpu": True,
+        "report_to": "none",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
     data = {"pretrain_data": "none", "templates": "marker", "seq_length": 200}
     return {"model_name": base, "output_dir": str(output_dir), "max_steps": 2, **small, **data, **more}
 
@@ -63,6 +71,7 @@ def test_the_example_of_the_readme_runs(base, tmp_path, monkeypatch, capsys):
     (example,) = [block for block in blocks if "coh.train(" in block]
     assert 'model_name="gpt2",' in example
     fast = f"model_name={base!r}, cache_dir={str(tmp_path / 'cache')!r}, use_cpu=True, report_to='none',"
+    fast += " write_report=False,"
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(example.replace('model_name="gpt2",', fast), "README.md", "exec"), names)

@@ -41,6 +41,17 @@ class Result(NamedTuple):
         return {name: value for name, value in figures.items() if not any(word in name for word in timing)}
 
     @property
+    def measured(self) -> dict[str, dict[str, Any]]:
+        """Before and after: the loss on held-out text, and figures of pairs."""
+        found = json.loads((self.folder / "evaluation.json").read_text())
+        names = ("loss_p", "loss_n", "steering_gap", "pair_accuracy", "chain_gain")
+        return {
+            model: {name: one["sources"]["mine"][name]["value"] for name in names}
+            | {"text": one["text_loss"]["value"], "texts": one["text_loss"]["n"]}
+            for model, one in found.items()
+        }
+
+    @property
     def weights(self) -> dict[str, Any]:
         from safetensors.torch import load_file
 
@@ -56,6 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(folder: Path, output: Path, batch_size: int, accumulation: int, **changes: Any) -> list[str]:
     cut = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+    cut |= {"eval_pairs": 7, "eval_prompts": 1}
     return options(folder, output, max_steps=6, logging_steps=1, **(cut | changes))
 
 
@@ -174,6 +186,9 @@ def same_run(result: Result, alone: Result, rel: float = 1e-5) -> None:
     assert result.evaluation.keys() == alone.evaluation.keys()
     for name, expected in alone.evaluation.items():
         assert f"{result.evaluation[name]:.4f}" == f"{expected:.4f}", name
+    assert result.measured.keys() == {"base", "model"}
+    for model, expected in alone.measured.items():
+        assert result.measured[model] == pytest.approx(expected, rel=1e-4, abs=1e-4), model
 
 
 @pytest.mark.parametrize("engine", ENGINES)

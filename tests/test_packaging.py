@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 import coh
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_SET_UP = {"trl"}  # of the extra "benchmark", which `make bench` installs
+NOT_SET_UP = {"trl"}  # of the extras "benchmark", which `make bench` installs, and "experiments"
 NEEDED = ["torch", "transformers", "datasets", "accelerate", "deepspeed", "sentencepiece", "numpy", "pyyaml", "gguf"]
 
 
@@ -77,6 +77,7 @@ class TestPackage:
             "serving",
             "dev",
             "benchmark",
+            "experiments",
         } == set(said.get_all("Provides-Extra"))
         needs = [Requirement(line) for line in said.get_all("Requires-Dist") if "extra ==" not in line]
         assert {str(need) for need in needs} == {str(need) for need in requirements("requirements.txt").values()}

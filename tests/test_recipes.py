@@ -60,6 +60,8 @@ def test_a_recipe_starts(name, folder, tmp_path):
         "eval_strategy": "no",
         "save_strategy": "no",
         "use_cpu": "true",
+        "eval_pairs": "0",
+        "write_report": "false",
         "bf16": "false",
         "output_dir": tmp_path / "out",
     }

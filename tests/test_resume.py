@@ -15,7 +15,14 @@ from toys import pairs, tiny_model_folder, training_folder, write_rows
 from coh import coh_train
 from coh.trainer import CoHTrainer
 
-TIMES = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "train_runtime", "total_flos", "tokens_per_second")
+TIMES = (
+    "eval_runtime",
+    "eval_samples_per_second",
+    "eval_steps_per_second",
+    "train_runtime",
+    "total_flos",
+    "tokens_per_second",
+)
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,8 @@ def options_of(folder: Path, output: str = "out") -> list[str]:
             "--use_cpu",
             "--report_to",
             "none",
+            "--write_report",
+            "false",
         ),
         *("--per_device_train_batch_size", "2", "--output_dir", str(folder / output), "--cache_dir", str(folder / "c")),
     ]

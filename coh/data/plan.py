@@ -184,8 +184,8 @@ def pack_fit(lengths: Ints, capacity: int) -> Layout:
     """Rows that are full to the last token, as far as the lengths allow.
 
     A row begins with the longest document there is. It goes on with the longest that fits if that all but fills it, or
-    else with the longest that leaves room for exactly one or two others, if there are such. Only documents longer than a row are cut (pretraining text),
-    into whole rows and a rest.
+    else with the longest that leaves room for exactly one or two others, if there are such. Only documents longer than
+    a row are cut (pretraining text), into whole rows and a rest.
     """
     pieces = np.maximum(1, -(-lengths // capacity))
     document = np.repeat(np.arange(len(lengths)), pieces)
