@@ -42,6 +42,7 @@ setup(
         "rouge-score": ["rouge-score>=0.1.2"],
         "serving": ["transformers[serving]"],
         "benchmark": ["matplotlib>=3.8", "trl>=1.0"],
+        "experiments": ["trl>=1.0"],
         "dev": [
             "bitsandbytes>=0.50",
             "hypothesis",

@@ -26,7 +26,7 @@ from coh.data.summary import summarize, table
 from coh.data.templates import load_family
 from coh.experiment import ExperimentArgs, cross_problems
 from coh.held_out import FILE as EVALUATION
-from coh.held_out import HeldOut
+from coh.held_out import HeldOut, Measuring
 from coh.identity import run_facts
 from coh.masking import MaskingError, attend_by_document, check_isolation
 from coh.modeling import ModelError, has_fast_bf16, load_model
@@ -152,6 +152,7 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, argv
     steering = Steering.of(words, tokenizer)
     if start is None and train.process_index == 0:
         Path(train.output_dir, EVALUATION).unlink(missing_ok=True)  # of another run
+    held_out = HeldOut.of(datasets, steering, tokenizer, train.eval_pairs, train.eval_prompts)
     trainer = CoHTrainer(
         model=model,
         args=train,
@@ -161,25 +162,28 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, argv
         data_collator=collate,
         processing_class=tokenizer,
         run_facts=facts,
-        held_out=HeldOut.of(datasets, steering, tokenizer, train.eval_pairs, train.eval_prompts),
+        held_out=held_out,
     )
+    measuring = Measuring(trainer, held_out) if held_out else None
+    if measuring:
+        trainer.add_callback(measuring)
     trainer.train(resume_from_checkpoint=str(start.path) if start else None)
     if trainer.state.global_step < train.max_steps:
         steps = f"{trainer.state.global_step} of {train.max_steps}"
         raise SystemExit(f"coh.coh_train: stopped at step {steps}: no final model is written")
     save_result(trainer, experiment, data, words, {"data": summary, "run": started})
-    conclude(trainer, test)
+    conclude(trainer, test, measuring)
 
 
-def conclude(trainer: CoHTrainer, test: CoHDataset | None) -> None:
+def conclude(trainer: CoHTrainer, test: CoHDataset | None, measuring: Measuring | None) -> None:
     """Measure the trained model, and report."""
     folder = Path(trainer.args.output_dir)
     if test is not None:
         metrics = trainer.evaluate(test, metric_key_prefix="test")
         trainer.log_metrics("test", metrics)
         trainer.save_metrics("test", metrics)
-    if trainer.measuring:
-        trainer.measuring.keep("after")
+    if measuring:
+        measuring.keep("after")
     if trainer.is_world_process_zero():
         finish(folder, trainer.args.max_steps)
         if trainer.args.write_report:

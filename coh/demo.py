@@ -19,17 +19,24 @@ from typing import Any
 from coh import coh_train
 from coh.arguments import ConfigError, parse
 from coh.checkpoints import remove_remains
+from coh.evaluate import Evaluation, keep
 from coh.evaluate_args import EvaluateArgs, held_out_groups
 from coh.generate import generate_outputs
 from coh.generation import place_model
-from coh.measuring import SourceFigures, measure, table
+from coh.held_out import FILE as EVALUATION
+from coh.measuring import measure, table
 from coh.modeling import ModelError, has_fast_bf16, load_model, load_tokenizer
+from coh.report import write_report
 from coh.saved import Words, load_words
+from coh.steered import SteeredModel
 from coh.steering import Steering
+from coh.written import write
 
 MODEL = Path(".cache/smollm2-135m")
 TEMPLATES = "marker"
 HELD_OUT = 0.2
+SOURCE = "sample"
+NUM_SHOWN = 4  # held-out prompts that are answered for the report
 PROMPT = "How do I get a red wine stain out of a cotton shirt?"
 
 
@@ -74,8 +81,8 @@ def pretrained_model(folder: Path = MODEL) -> Path:
     return folder
 
 
-def look(folder: Path, words: Words, pairs: Sequence[Any], label: str) -> tuple[SourceFigures, dict[str, str]]:
-    """The figures of a model on the pairs, and what it writes for the prompt under good and under bad words."""
+def look(folder: Path, words: Words, pairs: Sequence[Any], label: str) -> tuple[Evaluation, dict[str, str]]:
+    """What a model does with the pairs, and what it writes for the prompt under good and under bad words."""
     tokenizer = load_tokenizer(str(folder))
     steering, model = Steering.of(words, tokenizer), place_model(load_model(str(folder)))
     figures = measure(model, steering, pairs, progress=f"Measuring {label}")
@@ -90,7 +97,10 @@ def look(folder: Path, words: Words, pairs: Sequence[Any], label: str) -> tuple[
         )[0]
         for quality in ("good", "bad")
     }
-    return figures, outputs
+    steered = SteeredModel(model, tokenizer, steering)
+    shown = pairs[:: -(-len(pairs) // NUM_SHOWN)]
+    written = write(steered, shown, progress=f"Writing {label}", max_new_tokens=60, repetition_penalty=1.1)
+    return Evaluation({SOURCE: figures}, None, {SOURCE: written}), outputs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -134,15 +144,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             *("--output_dir", args.output_dir, "--num_train_epochs", str(args.epochs), "--seq_length", "512"),
             *("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--learning_rate", "2e-4"),
             *("--lr_scheduler_type", "cosine", "--warmup_steps", "3", "--logging_steps", "5", "--save_strategy", "no"),
+            *("--eval_pairs", "0", "--write_report", "false"),  # that is done here, on all that was kept aside
             *(["--bf16"] if has_fast_bf16() else []),
         ]
     )
     after, outputs_after = look(Path(args.output_dir), load_words(args.output_dir), pairs, "after")
-    print(f"\nOn {len(pairs)} held-out pairs of the sample:\n\n{table({'before': before, 'after': after})}")
+    evaluations = {"base": before, "model": after}
+    keep(evaluations, Path(args.output_dir, EVALUATION))
+    figures = {"before": before.sources[SOURCE], "after": after.sources[SOURCE]}
+    print(f"\nOn {len(pairs)} held-out pairs of the sample:\n\n{table(figures)}")
     print(f"\nPrompt: {PROMPT}")
     for label, outputs in (("before", outputs_before), ("after", outputs_after)):
         for quality, output in outputs.items():
             print(f"\n{label}, {quality} words:\n{output or '(nothing: it ends at once)'}")
+    print(f"\nAll of it on one page, with pictures: {write_report([args.output_dir])}")
     print(
         f"\nThe model is in {args.output_dir}. Ask it yourself ({(time.monotonic() - started) / 60:.1f} minutes "
         f"so far):"

@@ -13,7 +13,7 @@ Under torchrun the processes share the work, with the same figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,12 @@ def evaluate(
     return Evaluation(sources, text, written, benchmarks)
 
 
+def keep(evaluations: Mapping[str, Evaluation], path: Path) -> None:
+    """Writes evaluations as JSON: "model", and "base" where one stands beside it, as a report reads them."""
+    found = without_nan({name: evaluation.as_json() for name, evaluation in evaluations.items()})
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
 def run_harness(model: str, args: EvaluateArgs) -> dict[str, Any]:
     """The results of lm-eval's tasks, by task and measure."""
     try:
@@ -194,8 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = {name: len(own) for name, own in groups.items()}
     print("\ngroups: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     if args.json:
-        found = without_nan({name: evaluation.as_json() for name, evaluation in evaluations.items()})
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        keep(evaluations, Path(args.json))
 
 
 if __name__ == "__main__":

@@ -49,12 +49,16 @@ LABELS = {
 class SourceFigures:
     """What was measured on one source; a figure that its feedback cannot give is absent.
 
-    `scores` are those of the better and of the worse outputs, nats per token, (pairs, 2).
+    `scores` are those of the better and of the worse outputs, nats per token, (pairs, 2). `log_p` is what the figures
+    of pairs are computed from, (pairs, better or worse, under good or under bad words), in nats; `num_tokens` how many
+    tokens the outputs have, (pairs, 2).
     """
 
     figures: dict[str, Estimate]
     reliability: Reliability | None
     scores: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    log_p: Floats = field(default_factory=lambda: np.zeros((0, 2, 2)))
+    num_tokens: Floats = field(default_factory=lambda: np.zeros((0, 2)))
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, for a file."""
@@ -113,6 +117,7 @@ def measure(
     progress: str = "",
     *,
     tokens_per_batch: int | None = None,
+    chains: bool = True,
 ) -> SourceFigures:
     """All figures that these groups can give.
 
@@ -120,23 +125,28 @@ def measure(
         max_length: tokens of a document; longer ones lose the beginning of their prompt.
         progress: what the progress bar says; none without it.
         tokens_per_batch: how much is scored at once; figures do not depend on it.
+        chains: score chains of two outputs and questions too; without them the figures of single outputs cost less
+            than half as much.
     """
     pairs = preferred_pairs(groups)
     rankings = [group for group in groups if len(group.outputs) > 2 and not group.is_tie]
-    batch = _documents(steering, pairs, rankings)
+    batch = _documents(steering, pairs, rankings, chains)
     sizes = {} if tokens_per_batch is None else {"tokens_per_batch": tokens_per_batch}
     batch.score(lambda found: score_runs(model, found, steering.end_of_output, max_length, progress, **sizes))
     return _figures(batch, pairs, rankings)
 
 
-def _documents(steering: Steering, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup]) -> _Batch:
+def _documents(
+    steering: Steering, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup], chains: bool
+) -> _Batch:
     batch = _Batch()
     for words in ("good", "bad"):
         batch.add(words, [document for pair in pairs for document in steering.documents(pair, words)])
         batch.add(f"{words} ranked", [document for group in rankings for document in steering.documents(group, words)])
+    joined = pairs if chains else []
     for kind in ("pn", "np"):
-        batch.add(kind, [document for pair in pairs for document in steering.chain_documents(pair, kind)])
-    asked = [steering.question_documents(pair, number) for number, pair in enumerate(pairs)]
+        batch.add(kind, [document for pair in joined for document in steering.chain_documents(pair, kind)])
+    asked = [steering.question_documents(pair, number) for number, pair in enumerate(joined)]
     batch.add("true", [documents[0] for documents in asked if documents])
     batch.add("false", [documents[1] for documents in asked if documents])
     return batch
@@ -169,7 +179,13 @@ def _figures(batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[F
     agreements = _rank_agreements(batch, rankings)
     if len(agreements):
         figures["rank_agreement"] = mean(agreements)
-    return SourceFigures({name: figures[name] for name in LABELS if name in figures}, calibration, scores)
+    return SourceFigures(
+        {name: figures[name] for name in LABELS if name in figures},
+        calibration,
+        scores,
+        np.stack([good[..., 0], bad[..., 0]], axis=-1),
+        good[..., 1],
+    )
 
 
 def _rank_agreements(batch: _Batch, rankings: Sequence[FeedbackGroup]) -> Floats:

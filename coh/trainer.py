@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers.trainer_utils import EvalLoopOutput
 
-from coh.held_out import HeldOut, Measuring
 from coh.loss import IGNORED, target_head, target_loss, target_scores
 from coh.masking import check_forgetting, forgetful_mask
 from coh.resuming import ResumableTrainer
@@ -93,7 +92,7 @@ class _Arriving:
 class CoHTrainer(ResumableTrainer):
     """Trains on rows of feedback and pretraining text; `source_names[i]` is the source with number i in `source_id`.
 
-    `held_out` is what the model is measured on before training, in evaluation, and by `measuring` after it.
+    `held_out.metrics(model)` gives further figures for each evaluation, by name.
 
     Datasets are map-style, in their final order, and give dicts of numpy values with the keys of a batch.
     """
@@ -107,7 +106,7 @@ class CoHTrainer(ResumableTrainer):
         args: CoHTrainArgs | None = None,
         *,
         source_names: Sequence[str],
-        held_out: HeldOut | None = None,
+        held_out: Any = None,
         **kwargs: Any,
     ) -> None:
         uses_cache = getattr(getattr(model, "config", None), "use_cache", None)
@@ -122,9 +121,6 @@ class CoHTrainer(ResumableTrainer):
             )
         self.add_callback(EngineGuard(self))
         self.held_out = held_out
-        self.measuring = Measuring(self, held_out) if held_out else None
-        if self.measuring:
-            self.add_callback(self.measuring)
         self.source_names = list(source_names)
         head = target_head(self.model)  # found now, before an engine takes the model over
         if self.args.torch_compile and head is not None:

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "api": 10,
     "demo": 10,
+    "experiments": 10,
     "coh_train": 9,
+    "held_out": 8,
     "preview": 6,
     "generate": 6,
     "data.coh_data": 5,
@@ -37,6 +39,7 @@ FLOORS = {
     "steering": 2,
     "trainer": 3,
     "resuming": 2,
+    "provenance": 2,
     "starting": 2,
     "checkpoints": 1,
     "identity": 1,
@@ -80,7 +83,7 @@ def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT / "coh").with_suffix("").parts
     if parts[:2] == ("data", "sources"):
         return "data.sources"
-    if parts[0] in ("preview", "report"):
+    if parts[0] in ("preview", "report", "experiments"):
         return parts[0]
     return ".".join(part for part in parts if part != "__init__")
 

@@ -83,11 +83,19 @@ class CoHDataset:
 
     def place(self, row: int) -> tuple[bool, int]:
         """Whether a row is text, and its number among the rows of its kind."""
-        if not self.is_training:
-            return (True, row - self._num_feedback) if row >= self._num_feedback else (False, row)
-        share, of = self._text_share.numerator, self._text_share.denominator
-        texts_before, texts_with = row * share // of, (row + 1) * share // of
-        return (True, texts_before) if texts_with > texts_before else (False, row - texts_before)
+        is_text, number = self.places(np.array([row]))
+        return bool(is_text[0]), int(number[0])
+
+    def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """The same of many rows at once."""
+        if self.is_training:
+            share, of = self._text_share.numerator, self._text_share.denominator
+            texts_before = rows * share // of
+            is_text = (rows + 1) * share // of > texts_before
+        else:
+            texts_before = np.maximum(rows - self._num_feedback, 0)
+            is_text = rows >= self._num_feedback
+        return is_text, np.where(is_text, texts_before, rows - texts_before)
 
     def __len__(self) -> int:
         return self.num_rows
@@ -97,20 +105,19 @@ class CoHDataset:
 
     def __getitems__(self, rows: Sequence[int]) -> dict[str, Any]:
         """Some rows as PyTorch's loader asks for them: all at once, and stacked as `collate` takes them."""
-        return self.rows([int(row) for row in rows])
+        return self.rows(rows)
 
     def rows(self, rows: Sequence[int]) -> dict[str, Any]:
         """Some rows, stacked: the values of each key as one array. That costs far less than row by row."""
-        for row in rows:
-            if not 0 <= row < self.num_rows:
-                raise IndexError(f"row {row} of {self.num_rows}")
-        length, places = self.args.seq_length, [self.place(row) for row in rows]
-        is_pretrain = np.array([is_text for is_text, _ in places], bool)
+        numbers, length = np.asarray(rows, np.int64), self.args.seq_length
+        outside = (numbers < 0) | (numbers >= self.num_rows)
+        if outside.any():
+            raise IndexError(f"row {numbers[outside][0]} of {self.num_rows}")
+        is_pretrain, places = self.places(numbers)
         read = []
-        for is_text, stream in ((False, self.feedback_rows), (True, self.text_rows)):
-            numbers = [number for kind, number in places if kind == is_text]
-            if numbers and stream:
-                read.append(stream.read(numbers, self.pad_id))
+        for stream, own in ((self.feedback_rows, places[~is_pretrain]), (self.text_rows, places[is_pretrain])):
+            if len(own) and stream:
+                read.append(stream.read(own.tolist(), self.pad_id))
 
         def stacked(name: str) -> NDArray[Any]:
             """The values of all rows, in their order."""
@@ -132,7 +139,7 @@ class CoHDataset:
             "position_ids": position_ids,
             "source_id": stacked("source"),
             "is_pretrain": is_pretrain,
-            "row": np.array(rows, np.int64),
+            "row": numbers,
         }
 
 

@@ -215,6 +215,7 @@ def _full_rows(counts: Ints, capacity: int) -> tuple[Ints, Ints]:
         pairs |= mirrored >> size
     placed: list[int] = []
     row_starts = [0]
+    shortest = (there & -there).bit_length() - 1
     while there:
         room = capacity
         fitting = there
@@ -233,6 +234,8 @@ def _full_rows(counts: Ints, capacity: int) -> tuple[Ints, Ints]:
                 there ^= 1 << size
                 mirrored ^= 1 << capacity - size
             room -= size
+            if room < shortest:
+                break
             fitting = there & (2 << room) - 1
         row_starts.append(len(placed))
     return np.array(placed, np.int64), np.array(row_starts, np.int64)

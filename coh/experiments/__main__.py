@@ -1,0 +1,4 @@
+from coh.experiments.command import main
+
+if __name__ == "__main__":
+    main()
