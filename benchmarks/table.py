@@ -45,11 +45,13 @@ def results_file(kind: str = "", folder: Path = RESULTS) -> Path:
 
 
 def number(value: float) -> str:
-    """Three digits that count.
+    """Three digits that count, and two of what is next to nothing.
 
-    >>> [number(value) for value in (0.41234, 12.345, 1234.5, 3.0)]
-    ['0.412', '12.3', '1,234', '3']
+    >>> [number(value) for value in (0.41234, 12.345, 1234.5, 3.0, 6.07e-7)]
+    ['0.412', '12.3', '1,234', '3', '6.1e-07']
     """
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}"
     digits = max(0, 3 - len(f"{abs(value):.0f}")) if abs(value) >= 1 else 3
     text = f"{value:,.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

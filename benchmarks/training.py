@@ -210,8 +210,6 @@ def shared_options(run: Run, micro_rows: int) -> dict[str, Any]:
         "adam_beta2": 0.95,
         "logging_steps": 1,
         "save_strategy": "no",
-        "eval_pairs": 0,
-        "write_report": False,
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": use_cpu,
@@ -225,6 +223,7 @@ def train_coh(run: Run, side: Side, folder: Path, model: Path) -> dict[str, floa
 
     options = CHAINS | shared_options(run, side.micro_rows) | {"seq_length": run.length, "webgpt_dataset_test_size": 0}
     options |= {"model_name": model, "cache_dir": folder / "cache", "output_dir": folder / "out"}
+    options |= {"eval_pairs": 0, "write_report": False}  # what SFTTrainer does not do
     words = list(side.options)
     for name, value in options.items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]

@@ -129,8 +129,8 @@ class CoHDataset:
             return found
 
         ids, position_ids = stacked("ids").astype(np.int64), stacked("position")
-        labels = np.where(stacked("targets"), ids, IGNORED)
-        labels[position_ids == 0] = IGNORED  # nothing stands in front of it that it could be predicted from
+        # Nothing stands in front of a document's first token that it could be predicted from.
+        labels = np.where(stacked("targets") & (position_ids > 0), ids, IGNORED)
         if not self.args.isolate_documents:
             position_ids = np.tile(np.arange(length), (len(rows), 1))
         return {

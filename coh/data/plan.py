@@ -332,7 +332,7 @@ class RowStream:
             epoch, window = divmod(number, self.num_windows)
             documents = self._window(epoch, window)
             layout = PACKINGS[self._packing](documents.lengths, self._capacity)
-            # Best fit sorts by length: shuffle its rows. A chunked stream keeps its order.
+            # Rows were made the longest documents first: shuffle them. A chunked stream keeps its order.
             order = np.arange(layout.num_rows)
             if self._packing == "fit":
                 generator(self._seed, f"{self._name}/rows", epoch, window).shuffle(order)
