@@ -6,6 +6,7 @@ other rows of the same kind would fall 95 times of 100 (bootstrap over rows).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -138,6 +139,7 @@ def rouge(outputs: Sequence[str], references: Sequence[str]) -> dict[str, Floats
     """
     from rouge_score.rouge_scorer import RougeScorer
 
+    logging.getLogger("absl").setLevel(logging.WARNING)  # it tells of its tokenizer each time
     names = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(list(names), use_stemmer=True)
     found = [scorer.score(reference, output) for output, reference in zip(outputs, references, strict=True)]
