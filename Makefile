@@ -16,13 +16,14 @@ PYTEST := $(BIN)/python -m pytest
 export DS_BUILD_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test test-slow lint bench
+.PHONY: help setup demo test test-slow docs-check lint bench
 
 help:
 	@echo "make setup      .venv with everything that the rest needs"
 	@echo "make demo       train a small model on the bundled sample and compare before and after"
 	@echo "make test       the fast tests and docstring examples, with coverage"
 	@echo "make test-slow  the tests with real models and several processes"
+	@echo "make docs-check the commands of README and docs, word for word, on small stand-ins"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      measure coh against the earlier implementation and trl; figures go into docs/performance.md"
 
@@ -45,9 +46,14 @@ demo: setup
 test: setup
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist worksteal --cov --cov-fail-under 90
 
-# One worker: these tests start processes of their own. A worker that hangs is replaced, and the rest still runs.
+# Few of these tests keep all cores busy by themselves; those of a file share what they made, so they stay together. A
+# worker that hangs is replaced, and the rest still runs.
 test-slow: setup
-	$(PYTEST) -m slow -n 1
+	$(PYTEST) -m slow -n $(WORKERS) --dist loadfile
+
+# What needs GPUs, a network or hours is listed at the end, with its reason.
+docs-check: setup
+	$(BIN)/python tests/docs_check.py
 
 lint: setup
 	$(BIN)/ruff check .

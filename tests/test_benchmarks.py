@@ -279,6 +279,7 @@ class TestPlan:
         run = plan.Run(seq_length=length, is_bf16=is_autocast)
         assert per_layer == pytest.approx(NUM_ROWS * length * plan.layer_activations(model, run), rel=0.02)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("model", [SMALL, WIDE], ids=["deep", "wide"])
     @pytest.mark.parametrize("is_checkpointed", [False, True])
     def test_a_step_takes_what_the_plan_says(self, model, is_checkpointed):

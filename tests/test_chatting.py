@@ -143,7 +143,9 @@ def test_ctrl_c_while_an_answer_is_written_leaves(model):
     assert chat.out.getvalue().endswith("/help.\n\n")
 
 
-@pytest.mark.parametrize("way_out", ["/quit\n", "\x04", "\x03"])
+@pytest.mark.parametrize(
+    "way_out", ["/quit\n", pytest.param("\x04", marks=pytest.mark.slow), pytest.param("\x03", marks=pytest.mark.slow)]
+)
 def test_in_a_real_terminal(folder, way_out):
     """The whole command behind a pseudo-terminal; Ctrl-D and Ctrl-C are what the terminal makes of these bytes."""
     main_end, its_end = pty.openpty()

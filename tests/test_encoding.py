@@ -146,12 +146,16 @@ def test_whole_encoding_cuts_where_the_characters_are(complete_encoder):
     assert [len(cell) for cell in cells] == [len(piece) for piece in encoder.encode([s.text for s in segments])]
 
 
-@given(st.lists(st.text(max_size=12), min_size=1, max_size=5))
+@pytest.fixture(scope="module")
+def gpt2_encoder(tokenizers):
+    return Encoder(tokenizers("gpt2"))
+
+
+@given(parts=st.lists(st.text(max_size=12), min_size=1, max_size=5))
 @settings(max_examples=60)
-def test_whole_encoding_loses_nothing(tokenizers, parts):
-    encoder = Encoder(tokenizers("gpt2"))
-    cells = encoder.whole([Segment(part, False) for part in parts])
-    assert np.concatenate(cells).tolist() == ids_of(encoder, "".join(parts)) and len(cells) == len(parts)
+def test_whole_encoding_loses_nothing(gpt2_encoder, parts):
+    cells = gpt2_encoder.whole([Segment(part, False) for part in parts])
+    assert np.concatenate(cells).tolist() == ids_of(gpt2_encoder, "".join(parts)) and len(cells) == len(parts)
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_options_of_training_are_tried_before_any_work(folder, tmp_path):
     assert not list(tmp_path.glob(f"out/*/{RESULT}"))
 
 
+@pytest.mark.slow
 def test_without_trl_the_other_arms_go_on(folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(command, "is_installed", lambda: False)
     with caplog.at_level("WARNING", "coh"):
@@ -123,6 +124,7 @@ def test_without_trl_the_other_arms_go_on(folder, tmp_path, monkeypatch, caplog)
 # Running
 
 
+@pytest.mark.slow
 def test_every_arm_leaves_a_result_and_nothing_else(finished):
     results = read_results(finished)
     assert set(results) == {Run(arm, 0) for arm in (BASE, *TRAINED)} | {Run(REFERENCE, 1)}
@@ -130,6 +132,7 @@ def test_every_arm_leaves_a_result_and_nothing_else(finished):
         assert sorted(path.name for path in (finished / run.name).iterdir()) == ["lock", RESULT]
 
 
+@pytest.mark.slow
 def test_budgets_are_equal_and_true(finished):
     """Every arm reads as many tokens as asked for, and at most a step more."""
     for run, result in read_results(finished).items():
@@ -140,6 +143,7 @@ def test_budgets_are_equal_and_true(finished):
             assert 0 < spent["targets"] < spent["tokens"]
 
 
+@pytest.mark.slow
 def test_every_run_is_measured_on_the_same_pairs_which_it_did_not_train_on(folder, finished):
     results = read_results(finished)
     prompts = [[pair["prompt"] for pair in result["pairs"]] for result in results.values()]
@@ -151,6 +155,7 @@ def test_every_run_is_measured_on_the_same_pairs_which_it_did_not_train_on(folde
     assert trained and not trained & set(prompts[0])
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(folder, finished, monkeypatch):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.glob(f"*/{RESULT}")}
     monkeypatch.setattr(command, "do", lambda *_: pytest.fail("a run that is done was begun"))
@@ -158,6 +163,7 @@ def test_what_is_done_is_not_done_again(folder, finished, monkeypatch):
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.glob(f"*/{RESULT}")} == before
 
 
+@pytest.mark.slow
 def test_an_arm_is_the_same_in_any_company(folder, finished, tmp_path):
     """What ran before it in the process changes nothing: no random number, no weight is left over."""
     main(arguments(folder, tmp_path / "out", "--arms", "fcm_15"))
@@ -165,11 +171,13 @@ def test_an_arm_is_the_same_in_any_company(folder, finished, tmp_path):
     assert alone["pairs"] == read_results(finished)[Run("fcm_15", 0)]["pairs"]
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(folder, finished):
     with pytest.raises(SystemExit, match=r"max_pairs was 12, now 11.*choose another --output_dir"):
         main(arguments(folder, finished, "--max_pairs", "11"))
 
 
+@pytest.mark.slow
 def test_a_failed_arm_leaves_no_result_and_is_begun_again(folder, tmp_path, monkeypatch):
     output, scored = tmp_path / "out", command.pair_scores
 
@@ -185,6 +193,7 @@ def test_a_failed_arm_leaves_no_result_and_is_begun_again(folder, tmp_path, monk
     assert set(read_results(output)) == {Run("coh", 0)}
 
 
+@pytest.mark.slow
 def test_a_killed_arm_leaves_no_result_and_is_begun_again(folder, tmp_path):
     output = tmp_path / "out"
     words = arguments(folder, output, "--arms", "coh", "--tokens", "10000000")
@@ -411,6 +420,7 @@ def cell(table, line, column):
     return found[lines[0].index(column)]
 
 
+@pytest.mark.slow
 def test_the_table_s_numbers_follow_from_the_json(finished):
     results = read_results(finished)
     text = (finished / "table.md").read_text()
@@ -452,6 +462,7 @@ def test_drift_is_the_loss_less_the_base_s():
     assert "drift" not in figures_table({"coh": [some()]})
 
 
+@pytest.mark.slow
 def test_results_are_strict_json(finished):
     for path in finished.glob(f"*/{RESULT}"):
         json.loads(path.read_text(), parse_constant=pytest.fail)

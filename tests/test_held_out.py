@@ -33,6 +33,7 @@ def history(output):
     return json.loads((output / "trainer_state.json").read_text())["log_history"]
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_coh_evaluate(folder, measured, tmp_path):
     """After training they can be measured again, from the saved folder, by the other program."""
     kept = json.loads((measured / "evaluation.json").read_text())
@@ -56,6 +57,7 @@ def test_the_figures_are_those_of_coh_evaluate(folder, measured, tmp_path):
     assert len(outputs) == 2 and set(outputs[0]) == {"prompt", "people", "good", "bad"}
 
 
+@pytest.mark.slow
 def test_evaluations_log_a_few_figures_beside_the_losses(measured):
     logs = [log for log in history(measured) if "eval_loss" in log]
     assert [log["step"] for log in logs] == [2, 4]
@@ -64,6 +66,7 @@ def test_evaluations_log_a_few_figures_beside_the_losses(measured):
     assert logs[0]["eval_mine_steering_gap"] != logs[1]["eval_mine_steering_gap"]
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_that_is_learned(folder, measured, tmp_path):
     changes = {"eval_strategy": "steps", "eval_steps": 2}
     coh_train.main(options(folder, tmp_path / "out", max_steps=4, seed=3, **changes))
@@ -74,6 +77,7 @@ def test_measuring_changes_nothing_that_is_learned(folder, measured, tmp_path):
         assert len({log.get("loss_feedback") for log in logs}) == 1
 
 
+@pytest.mark.slow
 def test_the_report_has_all_of_it(measured):
     page, words = (measured / "report.html").read_text(), (measured / "report.md").read_text()
     for text in (page, words):
@@ -81,6 +85,7 @@ def test_the_report_has_all_of_it(measured):
     assert "Not recorded" not in words
 
 
+@pytest.mark.slow
 def test_speed_is_of_training_alone(measured):
     logs = [log for log in history(measured) if "loss_feedback" in log]
     seconds = next(log["train_runtime"] for log in history(measured) if "train_runtime" in log)
@@ -104,6 +109,7 @@ def test_figures_of_another_run_do_not_stay(folder, tmp_path):
     assert not (output / "evaluation.json").exists()
 
 
+@pytest.mark.slow
 def test_how_the_run_was_started_is_kept(folder, measured):
     run = json.loads((measured / "coh.json").read_text())["run"]
     assert run["command"].startswith("python -m coh.coh_train --model_name") and run["device"] == "cpu"

@@ -5,6 +5,7 @@ from coh.measures import distinct, mean, rank_agreement, ratio, reliability, rou
 
 
 class TestIntervals:
+    @pytest.mark.slow
     def test_they_hold_the_truth_as_often_as_they_say(self):
         rng = np.random.default_rng(0)
         held = [(found := mean(rng.normal(3, 2, size=100), seed=n)).low <= 3 <= found.high for n in range(200)]

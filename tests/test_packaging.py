@@ -222,7 +222,7 @@ class TestMakefile:
         ("target", "expected"),
         [
             ("demo", ["python -m coh.demo"]),
-            ("test-slow", ["python -m pytest -m slow -n 1"]),
+            ("test-slow", ["python -m pytest -m slow -n 2 --dist loadfile"]),
             ("lint", ["ruff check .", "ruff format --check .", "mypy "]),
         ],
     )
@@ -250,7 +250,7 @@ class TestMakefile:
         for failure, failed in [("check .", "lint"), ("not slow", "test"), ("-m slow", "test-slow")]:
             status, output, calls = self.run(checkout, "bash", ".ci/run", FAKE_FAILURE=failure)
             assert (status, output.splitlines().count(f"Failed: {failed}")) == (1, 1)
-            assert calls[-1] == "python -m pytest -m slow -n 1"
+            assert calls[-1] == "python -m pytest -m slow -n 2 --dist loadfile"
         os.utime(checkout / "constraints.txt", (4e9, 4e9))
         status, output, calls = self.run(checkout, "bash", ".ci/run", FAKE_FAILURE="pip install")
         assert (status, len(calls)) == (1, 1)

@@ -254,6 +254,7 @@ def compiled_like_plain(folder, tmp_path, monkeypatch, backend: str, tolerance: 
         assert ours == pytest.approx(theirs, rel=tolerance), name
 
 
+@pytest.mark.slow
 def test_a_compiled_model_learns_the_same(folder, tmp_path, monkeypatch):
     compiled_like_plain(folder, tmp_path, monkeypatch, "eager", tolerance=1e-5)
 

@@ -516,6 +516,7 @@ def test_forgetting_at_ratio_zero_is_off_to_the_last_bit(tiny_llama, tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(off, zero, strict=True))
 
 
+@pytest.mark.slow
 def test_forgetting_trains_otherwise_but_the_same_every_time_and_however_a_step_is_cut(tiny_llama, tmp_path):
     rows = make_rows(8)
     forget = {"fcm_min_ratio": 0.3, "fcm_max_ratio": 0.6}
