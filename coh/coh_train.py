@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import set_seed
 
 from coh.adapters import add_lora
 from coh.arguments import parse
+from coh.card import write_card
 from coh.chat_template import save_for_others
 from coh.checkpoints import Checkpoint, finish
 from coh.data.coh_data import CoHDataArgs, CoHDataset, load_datasets
@@ -79,19 +81,30 @@ def build_model(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainAr
     return model
 
 
-def save_result(
-    trainer: CoHTrainer, experiment: ExperimentArgs, data: CoHDataArgs, words: Words, about: dict[str, Any]
-) -> None:
+def save_result(trainer: CoHTrainer) -> None:
     """The model, or its adapter, as a plain Hugging Face folder that steers wherever it is served, with `coh.json`."""
     gather_when_saving(trainer.accelerator)
     with trainer.writing("the final model"):
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # or Trainer pushes what is not whole yet
         trainer.save_state()
-    if trainer.is_world_process_zero():
-        arguments = {**asdict(experiment), **asdict(data), **trainer.args.to_dict()}
-        save_words(trainer.args.output_dir, words, arguments=arguments, **about)
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        save_for_others(trainer.args.output_dir, words, trainer.processing_class, model.generation_config)
+    trainer.create_model_card()
+
+
+def describe(
+    trainer: CoHTrainer,
+    folder: Path,
+    *,
+    experiment: ExperimentArgs,
+    data: CoHDataArgs,
+    words: Words,
+    about: dict[str, Any],
+) -> None:
+    """Adds to weights and their log what makes them a model for others: `coh.json`, a chat template, a card."""
+    arguments = {**asdict(experiment), **asdict(data), **trainer.args.to_dict()}
+    save_words(folder, words, arguments=arguments, **about)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_for_others(folder, words, trainer.processing_class, model.generation_config)
+    write_card(folder, trainer.hub_model_id)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,6 +176,9 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, argv
         processing_class=tokenizer,
         run_facts=facts,
         held_out=held_out,
+        describe=partial(
+            describe, experiment=experiment, data=data, words=words, about={"data": summary, "run": started}
+        ),
     )
     measuring = Measuring(trainer, held_out) if held_out else None
     if measuring:
@@ -171,12 +187,12 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, argv
     if trainer.state.global_step < train.max_steps:
         steps = f"{trainer.state.global_step} of {train.max_steps}"
         raise SystemExit(f"coh.coh_train: stopped at step {steps}: no final model is written")
-    save_result(trainer, experiment, data, words, {"data": summary, "run": started})
+    save_result(trainer)
     conclude(trainer, test, measuring)
 
 
 def conclude(trainer: CoHTrainer, test: CoHDataset | None, measuring: Measuring | None) -> None:
-    """Measure the trained model, and report."""
+    """Measure the trained model, report, and push."""
     folder = Path(trainer.args.output_dir)
     if test is not None:
         metrics = trainer.evaluate(test, metric_key_prefix="test")
@@ -185,6 +201,7 @@ def conclude(trainer: CoHTrainer, test: CoHDataset | None, measuring: Measuring 
     if measuring:
         measuring.keep("after")
     if trainer.is_world_process_zero():
+        write_card(folder, trainer.hub_model_id)  # anew, with the figures
         finish(folder, trainer.args.max_steps)
         if trainer.args.write_report:
             try:
@@ -193,6 +210,8 @@ def conclude(trainer: CoHTrainer, test: CoHDataset | None, measuring: Measuring 
                 logger.warning("%s", error)  # the run is done all the same
     trainer.accelerator.wait_for_everyone()  # a process that leaves early may abort those that still talk to it
     trainer.accelerator.end_training()
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()  # last, since other processes need not wait for it
 
 
 if __name__ == "__main__":

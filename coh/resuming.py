@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from coh import checkpoints
 from coh.checkpoints import Checkpoint, checkpoint_bytes, size
 from coh.guards import Norms, Stopped, StopSignal, Watchdog, heed_parent_only
+from coh.hub import HubTrainer
 from coh.identity import installed_versions
 from coh.world import RunError
 
@@ -66,7 +67,7 @@ def _leave_to_parent(init: Callable[[int], None] | None, worker: int) -> None:
         init(worker)
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(HubTrainer):
     """Trains on a map-style dataset in its order, and goes on where a checkpoint stands; `run_facts` are kept in it."""
 
     def __init__(self, *args: Any, run_facts: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
