@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from coh.world import RunError
 logger = logging.getLogger("coh")
 
 STAGES = "_pushing"
+LARGE = (".safetensors", ".bin", ".pt")
 OF_THE_RUN = ("_*", "checkpoint-*", "unfinished/*", "training_args.bin", "complete.json")
 OF_A_CHECKPOINT = ("optimizer*", "*.pt", "*.pth", "*.py", "pytorch_model_fsdp*", "training_args.bin", "complete.json")
 
@@ -134,14 +136,17 @@ class HubTrainer(Trainer):
 
 
 def _linked(folder: Path, target: Path, ignored: tuple[str, ...]) -> Path:
-    """The files of a folder under a second name, which costs no room; copied where the disk knows no links."""
+    """A second folder of the same files, whose large ones cost no room: they are links, where the disk knows them.
+
+    The small ones are copies: `describe` writes over some, and a checkpoint has to stay as its marker says.
+    """
 
     def link(source: str, second: str) -> str:
-        try:
-            os.link(source, second)
-        except OSError:
-            shutil.copy2(source, second)
-        return second
+        if source.endswith(LARGE):
+            with suppress(OSError):
+                os.link(source, second)
+                return second
+        return str(shutil.copy2(source, second))
 
     def ignore(where: str, names: list[str]) -> set[str]:
         folders = {name for name in names if Path(where, name).is_dir()} if ignored else set()  # an engine's parts
