@@ -237,15 +237,16 @@ def test_checkpointing_changes_no_bit_of_a_loss(folder, tmp_path):
     assert [log["grad_norm"] for log in plain] == pytest.approx([log["grad_norm"] for log in checkpointed], rel=1e-6)
 
 
-def compiled_like_plain(folder, tmp_path, monkeypatch, backend: str, tolerance: float) -> None:
+def compiled_like_plain(folder, tmp_path, backend: str, tolerance: float) -> None:
     """Steps have other numbers of targets each: nothing is compiled again, and losses stay as they are."""
     options = {"webgpt_dataset_test_size": 0}  # evaluation would be compiled too
     plain = trained(folder, tmp_path / "plain", **options)
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     graphs = torch._dynamo.utils.counters["stats"]
     before = graphs["unique_graphs"]
-    compiled = trained(folder, tmp_path / "compiled", torch_compile="true", torch_compile_backend=backend, **options)
+    options |= {"torch_compile": "true", "torch_compile_backend": backend}
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled = trained(folder, tmp_path / "compiled", **options)
     assert 0 < graphs["unique_graphs"] - before <= 4
     assert len({log["target_share"] for log in plain}) > 4
     for name in ("loss", "loss_feedback", "grad_norm"):
@@ -255,16 +256,16 @@ def compiled_like_plain(folder, tmp_path, monkeypatch, backend: str, tolerance: 
 
 
 @pytest.mark.slow
-def test_a_compiled_model_learns_the_same(folder, tmp_path, monkeypatch):
-    compiled_like_plain(folder, tmp_path, monkeypatch, "eager", tolerance=1e-5)
+def test_a_compiled_model_learns_the_same(folder, tmp_path):
+    compiled_like_plain(folder, tmp_path, "eager", tolerance=1e-5)
 
 
 @pytest.mark.slow
-def test_a_model_compiled_to_machine_code_learns_the_same(folder, tmp_path, monkeypatch):
+def test_a_model_compiled_to_machine_code_learns_the_same(folder, tmp_path):
     from torch._inductor.exc import InductorError
 
     try:
-        compiled_like_plain(folder, tmp_path, monkeypatch, "inductor", tolerance=1e-4)
+        compiled_like_plain(folder, tmp_path, "inductor", tolerance=1e-4)
     except InductorError as error:
         if "compiler" not in str(error).lower():
             raise
