@@ -59,7 +59,7 @@ def run_facts(experiment: Any, data: Any, train: Any, dataset: Any) -> dict[str,
 def installed_versions() -> dict[str, str]:
     """The versions of what the last digits of a result depend on, as far as it is installed."""
     found = {}
-    for package in ("torch", "transformers", "accelerate", "deepspeed", "numpy"):
+    for package in ("torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -16,7 +16,7 @@ from coh.data.records import TASKS, FeedbackError
 from coh.data.templates import Family, load_family, read_family
 
 FILE = "coh.json"
-PACKAGES = ("coh", "torch", "transformers", "datasets", "accelerate", "deepspeed", "numpy")
+PACKAGES = ("coh", "torch", "transformers", "datasets", "accelerate", "deepspeed", "peft", "bitsandbytes", "numpy")
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,9 @@ class TestMakefile:
     def test_the_fast_tests(self, checkout: Path) -> None:
         (call,) = self.run(checkout, "make", "test", "WORKERS=3")[2][4:]
         assert call.startswith("python -m pytest -m not slow -n 3 ")
-        assert "--cov-fail-under 90" in call
+        assert "--cov" not in call
+        (call,) = self.run(checkout, "make", "test", "COVER=--cov --cov-fail-under 90")[2]
+        assert call.endswith("--cov --cov-fail-under 90")
 
     def test_every_target_is_explained(self, checkout: Path) -> None:
         (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)
@@ -247,6 +249,7 @@ class TestMakefile:
         status, output, calls = self.run(checkout, "bash", ".ci/run")
         assert status == 0, output
         assert [call.split()[0] for call in calls[4:]] == ["ruff", "ruff", "mypy", "python", "python"]
+        assert calls[7].endswith("--cov --cov-fail-under 90")
         for failure, failed in [("check .", "lint"), ("not slow", "test"), ("-m slow", "test-slow")]:
             status, output, calls = self.run(checkout, "bash", ".ci/run", FAKE_FAILURE=failure)
             assert (status, output.splitlines().count(f"Failed: {failed}")) == (1, 1)
