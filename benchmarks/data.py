@@ -141,12 +141,14 @@ def coh_dataset(feedback: Path, tokenizer: Any, cache: str, **more: Any) -> Any:
 
 def read_rows(dataset: Any, start: int, stop: int) -> int:
     """Reads rows in batches, as PyTorch's loader does, and counts their tokens."""
+    import numpy as np
+
     from coh.data.collator import collate
 
     num_tokens = 0
     for row in range(start, stop, BATCH):
         batch = collate(dataset.__getitems__(range(row, min(row + BATCH, stop))))
-        num_tokens += int((batch["source_id"] >= 0).sum())
+        num_tokens += np.count_nonzero(batch["source_id"].numpy() >= 0)  # torch would take as long as the reading
     return num_tokens
 
 

@@ -88,6 +88,8 @@ class CoHDataset:
 
     def places(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """The same of many rows at once."""
+        if self.text_rows is None:
+            return np.zeros(len(rows), bool), rows
         if self.is_training:
             share, of = self._text_share.numerator, self._text_share.denominator
             texts_before = rows * share // of
@@ -110,9 +112,8 @@ class CoHDataset:
     def rows(self, rows: Sequence[int]) -> dict[str, Any]:
         """Some rows, stacked: the values of each key as one array. That costs far less than row by row."""
         numbers, length = np.asarray(rows, np.int64), self.args.seq_length
-        outside = (numbers < 0) | (numbers >= self.num_rows)
-        if outside.any():
-            raise IndexError(f"row {numbers[outside][0]} of {self.num_rows}")
+        if numbers.min() < 0 or numbers.max() >= self.num_rows:
+            raise IndexError(f"rows {numbers.tolist()}: there are {self.num_rows}")
         is_pretrain, places = self.places(numbers)
         read = []
         for stream, own in ((self.feedback_rows, places[~is_pretrain]), (self.text_rows, places[is_pretrain])):
