@@ -13,8 +13,9 @@ Under torchrun the processes share the work, with the same figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,20 @@ class Evaluation:
         }
 
 
+def text_documents(held_out: Texts, max_length: int) -> Iterator[Document]:
+    """Plain texts as documents, each cut after `max_length` tokens."""
+    for window in (held_out.window(0, number) for number in range(held_out.num_windows)):
+        for number in range(len(window.lengths)):
+            ids, targets, _ = window.tokens(number)
+            yield Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text")
+
+
 def text_loss(
     model: Any, steering: Steering, held_out: Texts, max_length: int, progress: str = "", most: int | None = None
 ) -> Estimate:
     """Mean loss per token of plain texts, the first `most` of them, each cut after `max_length` tokens."""
-    documents: list[Document] = []
-    for window in (held_out.window(0, number) for number in range(held_out.num_windows)):
-        for number in range(len(window.lengths)):
-            ids, targets, _ = window.tokens(number)
-            documents.append(Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text"))
-    scores = score_documents(model, documents[:most], steering.end_of_output, progress=progress)
+    documents = list(islice(text_documents(held_out, max_length), most))
+    scores = score_documents(model, documents, steering.end_of_output, progress=progress)
     return ratio(-scores.log_p, scores.num_tokens)
 
 

@@ -22,7 +22,8 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @cache
-def options(module: str) -> set[str]:
+def programs() -> dict[str, list[type]]:
+    """The dataclasses that hold the options of each program."""
     from coh.coh_train import CoHDataArgs, CoHTrainArgs, ExperimentArgs
     from coh.demo import DemoArgs
     from coh.evaluate_args import EvaluateArgs
@@ -33,7 +34,7 @@ def options(module: str) -> set[str]:
     from coh.score import ScoreArgs
 
     training = [ExperimentArgs, CoHDataArgs, CoHTrainArgs]
-    types = {
+    return {
         "coh.coh_train": training,
         "coh.preview": [*training, PreviewArgs],
         "coh.generate": [GenerateArgs],
@@ -43,7 +44,11 @@ def options(module: str) -> set[str]:
         "coh.merge": [MergeArgs],
         "coh.report": [ReportArgs],
     }
-    return set(_build_parser(types[module], None, None)._option_string_actions)
+
+
+@cache
+def options(module: str) -> set[str]:
+    return set(_build_parser(programs()[module], None, None)._option_string_actions)
 
 
 def ours(words: list[str]) -> tuple[str, list[str]] | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from docs_check import NOT_RUN, PAGES, Command, all_commands, check, commands, furnish, wanted_models
+from test_docs import programs
 
-from coh.arguments import _split
+from coh.arguments import _build_parser, _options, _split
 
 ROOT = Path(__file__).parents[1]
 ALL = all_commands()
@@ -22,26 +23,7 @@ RUNNABLE = re.compile(r"python -m coh\.|sh (llama_)?train\.sh |python benchmarks
 @cache
 def options(module):
     """The options of a program, which convert their words; None where it has other words."""
-    from coh.arguments import _build_parser, _options
-    from coh.data.data_args import CoHDataArgs
-    from coh.evaluate_args import EvaluateArgs
-    from coh.experiment import ExperimentArgs
-    from coh.generate_args import GenerateArgs
-    from coh.merge import MergeArgs
-    from coh.preview.command import PreviewArgs
-    from coh.score import ScoreArgs
-    from coh.train_args import CoHTrainArgs
-
-    training = [ExperimentArgs, CoHDataArgs, CoHTrainArgs]
-    types = {
-        "coh.coh_train": training,
-        "coh.preview": [*training, PreviewArgs],
-        "coh.generate": [GenerateArgs],
-        "coh.score": [ScoreArgs],
-        "coh.evaluate": [EvaluateArgs],
-        "coh.merge": [MergeArgs],
-    }
-    own = types.get(module)
+    own = programs().get(module) if module != "coh.report" else None  # folders stand there without an option
     return _options(_build_parser(own, None, None), own) if own else None
 
 

@@ -7,13 +7,15 @@ taught no words, or other forms of training, are asked in the words of the arm `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from coh.data.pretrain import Texts, load_texts
-from coh.data.records import Document, FeedbackGroup
+from coh.data.records import FeedbackGroup
 from coh.data.sources.splitting import prompt_hash
+from coh.evaluate import text_documents
 from coh.evaluate_args import EvaluateArgs, held_out_groups
 from coh.measuring import measure, preferred_pairs
 from coh.score import score_documents
@@ -49,11 +51,7 @@ def text_scores(
     if name == "none":
         return []
     texts = Texts(load_texts(name, 100_000, cache_dir), steering.encoder, held_out=True, source=0, seed=0)
-    documents: list[Document] = []
-    for window in (texts.window(0, number) for number in range(texts.num_windows)):
-        for number in range(min(len(window.lengths), most - len(documents))):
-            ids, targets, _ = window.tokens(number)
-            documents.append(Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text"))
+    documents = list(islice(text_documents(texts, max_length), most))
     found = score_documents(model, documents, steering.end_of_output, progress="Scoring text")
     return [[round(-float(a), 5), int(b)] for a, b in zip(found.log_p, found.num_tokens)]
 
