@@ -38,6 +38,7 @@ NOT_RUN = {
     "make demo": "trains a real model for minutes; tests/test_coh_train_slow.py runs it in short",
     "make test": "the tests themselves",
     "make bench": "hours",
+    "python -m coh.experiments *": "hours; tests/test_experiments.py runs every arm on a tiny model",
     "pip install *": "needs the network, and changes the environment",
     "conda env create *": "needs conda and the network",
     "git clone *": "needs the network",

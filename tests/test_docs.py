@@ -27,6 +27,7 @@ def programs() -> dict[str, list[type]]:
     from coh.coh_train import CoHDataArgs, CoHTrainArgs, ExperimentArgs
     from coh.demo import DemoArgs
     from coh.evaluate_args import EvaluateArgs
+    from coh.experiments.command import ExperimentsArgs
     from coh.generate_args import GenerateArgs
     from coh.merge import MergeArgs
     from coh.preview.command import PreviewArgs
@@ -41,6 +42,7 @@ def programs() -> dict[str, list[type]]:
         "coh.score": [ScoreArgs],
         "coh.evaluate": [EvaluateArgs],
         "coh.demo": [DemoArgs],
+        "coh.experiments": [ExperimentsArgs],
         "coh.merge": [MergeArgs],
         "coh.report": [ReportArgs],
     }

@@ -23,7 +23,9 @@ RUNNABLE = re.compile(r"python -m coh\.|sh (llama_)?train\.sh |python benchmarks
 @cache
 def options(module):
     """The options of a program, which convert their words; None where it has other words."""
-    own = programs().get(module) if module != "coh.report" else None  # folders stand there without an option
+    own = (
+        programs().get(module) if module not in ("coh.report", "coh.experiments") else None
+    )  # a word without an option begins them
     return _options(_build_parser(own, None, None), own) if own else None
 
 
