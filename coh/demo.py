@@ -18,6 +18,7 @@ from typing import Any
 
 from coh import coh_train
 from coh.arguments import ConfigError, parse
+from coh.card import write_card
 from coh.checkpoints import remove_remains
 from coh.evaluate import Evaluation, keep
 from coh.evaluate_args import EvaluateArgs, held_out_groups
@@ -151,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     after, outputs_after = look(Path(args.output_dir), load_words(args.output_dir), pairs, "after")
     evaluations = {"base": before, "model": after}
     keep(evaluations, Path(args.output_dir, EVALUATION))
+    write_card(args.output_dir)  # anew, with the figures
     figures = {"before": before.sources[SOURCE], "after": after.sources[SOURCE]}
     print(f"\nOn {len(pairs)} held-out pairs of the sample:\n\n{table(figures)}")
     print(f"\nPrompt: {PROMPT}")
