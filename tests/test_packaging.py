@@ -177,7 +177,7 @@ class TestMakefile:
         """Status, output, and what the interpreter was asked since the last time."""
         calls = checkout / "calls"
         calls.unlink(missing_ok=True)
-        hidden = [name for name in os.environ if name.startswith(("MAKE", "MFLAGS", "PYTHON", "WORKERS"))]
+        hidden = [name for name in os.environ if name.startswith(("MAKE", "MFLAGS", "PYTHON", "WORKERS", "COVER"))]
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         environment |= {"PATH": f"{checkout.parent}:{os.environ['PATH']}", **variables}
         done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=60)
