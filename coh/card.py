@@ -1,8 +1,9 @@
 """The model card: what a trained folder tells people who find it on the hub, as its README.md.
 
-In: a folder that `coh.coh_train` wrote. Out: `README.md` with metadata for the hub, and the facts of the run: words,
-how to use them, data, options, figures, versions, command. A card is for strangers, so what lies on the machine of the
-run (folders, files, templates) is named by the last part of its path, and never linked as if it were on the hub.
+In: a folder that `coh.coh_train` wrote, or what `coh.merge` made of it. Out: `README.md` with metadata for the hub, and
+the facts of the run: words, how to use them, data, options, figures, versions, command. A card is for strangers, so
+what lies on the machine of the run (folders, files, templates) is named by the last part of its path, and never linked
+as if it were on the hub.
 """
 
 from __future__ import annotations
@@ -55,8 +56,10 @@ class Source:
     is_on_hub: bool
 
 
-def write_card(folder: str | Path, hub_id: str | None = None) -> Path:
+def write_card(folder: str | Path, hub_id: str | None = None, run_folder: str | Path | None = None) -> Path:
     """Writes `README.md` into the folder of a trained model, over what is there; `hub_id` is where it will be found.
+
+    `run_folder` is where the run is recorded, if elsewhere: the adapter's folder for the card of a merged model.
 
     Raises:
         FeedbackError: the folder has no `coh.json`.
@@ -65,21 +68,21 @@ def write_card(folder: str | Path, hub_id: str | None = None) -> Path:
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
         raise FeedbackError(f"{folder} has no {ABOUT}: give the --output_dir of a training run that has ended")
-    run = read_run(folder)
-    name = hub_id or run.arguments.get("hub_model_id") or run.name
-    content = f"---\n{metadata(run, name).to_yaml()}\n---\n\n{_text(run, name)}"
+    run = read_run(run_folder or folder)
+    name = hub_id or (folder.resolve().name if run_folder else run.arguments.get("hub_model_id") or run.name)
+    is_adapter = _is_adapter(folder)
+    content = f"---\n{metadata(run, name, is_adapter).to_yaml()}\n---\n\n{_text(run, name, is_adapter)}"
     path = folder / FILE
     path.write_text(str(ModelCard(content)), encoding="utf-8")
     return path
 
 
-def metadata(run: Run, name: str) -> ModelCardData:
+def metadata(run: Run, name: str, is_adapter: bool) -> ModelCardData:
     """What the hub reads: kind, base, data and figures, as far as the hub has them under the same names."""
     base = base_model(run)
     known = _known_of(str(run.arguments.get("model_name", "")))
     datasets = [source.where for source in sources(run) if source.is_on_hub]
     results = list(_results(run))
-    is_adapter = _is_adapter(run)
     more: dict[str, Any] = {}
     if base.is_on_hub:
         more["base_model_relation"] = "adapter" if is_adapter else "finetune"
@@ -217,16 +220,16 @@ def _tested(run: Run) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _is_adapter(run: Run) -> bool:
-    return (run.folder / "adapter_config.json").is_file()
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
 
 
-def _text(run: Run, name: str) -> str:
+def _text(run: Run, name: str, is_adapter: bool) -> str:
     parts = [
         f"# {_cell(name.split('/')[-1])}",
-        _introduction(run),
+        _introduction(run, is_adapter),
         *_words(run),
-        *_use(run, name),
+        *_use(name, is_adapter),
         *_data(run),
         *_training(run),
         *_results_told(run),
@@ -235,13 +238,19 @@ def _text(run: Run, name: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _introduction(run: Run) -> str:
-    what = "An adapter (LoRA) for" if _is_adapter(run) else "A fine-tuned version of"
+def _introduction(run: Run, is_adapter: bool) -> str:
+    what = "An adapter (LoRA) for" if is_adapter else "A fine-tuned version of"
     base = base_model(run)
     linked = f"[{base.where}](https://huggingface.co/{base.where})" if base.is_on_hub else f"`{base.where}`"
+    is_merged = _is_adapter(run.folder) and not is_adapter
+    merged = (
+        " It was trained as an adapter (LoRA), which is merged into the weights; figures are the adapter's."
+        if is_merged
+        else ""
+    )
     return (
         f"{what} {linked}, trained on human feedback by [Chain of Hindsight]({PAPER}): it learned good and bad "
-        "outputs, each behind words that say how good it is, and is steered by the same words."
+        "outputs, each behind words that say how good it is, and is steered by the same words." + merged
     )
 
 
@@ -261,11 +270,11 @@ def _words(run: Run) -> Iterator[str]:
     yield f"Templates: {_cell(last_part(words.family.name))}; tasks learned: {tasks}; prompts: {words.prompt_format}."
 
 
-def _use(run: Run, name: str) -> Iterator[str]:
-    loaded = "AutoPeftModelForCausalLM" if _is_adapter(run) else "AutoModelForCausalLM"
+def _use(name: str, is_adapter: bool) -> Iterator[str]:
+    loaded = "AutoPeftModelForCausalLM" if is_adapter else "AutoModelForCausalLM"
     imported = (
         "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
-        if _is_adapter(run)
+        if is_adapter
         else "from transformers import AutoModelForCausalLM, AutoTokenizer"
     )
     place = json.dumps(name)
@@ -320,7 +329,7 @@ def _origin(source: Source) -> str:
 
 
 def _training(run: Run) -> Iterator[str]:
-    names = (*OPTIONS, *(OF_ADAPTERS if _is_adapter(run) else ()))
+    names = (*OPTIONS, *(OF_ADAPTERS if _is_adapter(run.folder) else ()))
     rows = [(name, _value(run.arguments[name])) for name in names if run.arguments.get(name) not in (None, [], "")]
     tokens, steps = run.curve("num_tokens_seen"), run.curve("loss")
     if tokens:

@@ -3,7 +3,8 @@
     python -m coh.merge --model outputs/adapter --output_dir outputs/whole
 
 In: a folder that training with --use_lora wrote. Out: a plain Hugging Face folder that computes the same and needs no
-peft, with the adapter's tokenizer, chat template, generation settings and `coh.json`, so that the same words steer it.
+peft, with the adapter's tokenizer, chat template, generation settings and `coh.json`, so that the same words steer it,
+and a model card of the adapter's run where its folder records one.
 
 The sum is made in float32 and rounded once, to the format it is saved in. An adapter that was trained on quantised
 weights is added to the unquantised ones, as it is wherever else the adapter is used.
@@ -22,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from coh.arguments import ConfigError, parse
+from coh.card import write_card
 from coh.modeling import ADAPTER_FILE, DTYPES, ModelError, adapter_base, load_config, load_model, with_adapter
+from coh.report.record import STATE
 from coh.saved import FILE
 
 logger = logging.getLogger("coh")
@@ -116,6 +119,8 @@ def merge(args: MergeArgs) -> None:
         whole = Path(scratch) / "whole"
         model.save_pretrained(whole)
         copy_around(args.model, whole, args.cache_dir, trust_remote_code=args.trust_remote_code)
+        if (Path(args.model) / STATE).is_file() and (whole / FILE).is_file():
+            write_card(whole, output.name, run_folder=args.model)
         os.replace(whole, output)
     bits = _trained_bits(output / FILE)
     if bits:

@@ -47,7 +47,7 @@ FLOORS = {
     "identity": 1,
     "guards": 0,
     "adapters": 1,
-    "merge": 2,
+    "merge": 9,
     "data.hindsight": 1,
     "data.forms": 1,
     "data.sources": 1,

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from test_coh_train import options
 from toys import training_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -58,6 +59,21 @@ def test_everything_around_it_is_kept(adapter, tmp_path):
         assert (output / name).read_bytes() == (adapter / name).read_bytes(), name
     assert load_words(output).family.name == "marker"
     assert "feedback" in AutoTokenizer.from_pretrained(output).chat_template
+
+
+def test_its_card_tells_the_adapters_run(folder, adapter, tmp_path):
+    (tmp_path / "pairs").mkdir()
+    card = ModelCard.load(merged(adapter, tmp_path / "pairs" / "whole") / "README.md")
+    assert card.data.library_name == "transformers" and "lora" not in card.data.tags
+    assert "merged into the weights" in card.text and "lora\\_r" in card.text
+    assert "AutoPeftModel" not in card.text and 'AutoModelForCausalLM.from_pretrained("whole")' in card.text
+    mine, its = (text.partition("## Results")[2] for text in (card.text, (adapter / "README.md").read_text()))
+    assert mine == its != ""
+
+
+def test_an_adapter_without_a_record_of_its_run_gets_no_card(adapter, tmp_path):
+    bare = shutil.copytree(adapter, tmp_path / "bare", ignore=shutil.ignore_patterns("trainer_state.json"))
+    assert not (merged(bare, tmp_path / "whole") / "README.md").exists()
 
 
 def test_the_words_steer_adapter_and_merged_model_alike(adapter, tmp_path, capsys):
