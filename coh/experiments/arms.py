@@ -42,6 +42,8 @@ ARMS = {
     "fcm_15": Arm("forgets up to 15 %", (("fcm_max_ratio", ("0.15",)),)),
     "last": Arm("the last output of a chain is the target", (("train_on", ("last",)),)),
     "chunk": Arm("rows cut from one stream", (("packing", ("chunk",)),)),
+    "lr_3e-5": Arm("learning rate 3e-5", (("learning_rate", ("3e-5",)),)),
+    "lr_3e-4": Arm("learning rate 3e-4", (("learning_rate", ("3e-4",)),)),
 }
 
 
