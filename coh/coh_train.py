@@ -36,7 +36,6 @@ from coh.provenance import provenance
 from coh.report import ReportError, write_report
 from coh.saved import Words, save_words
 from coh.starting import check_room, check_same_run, check_shapes, find_start, is_finished
-from coh.steering import Steering
 from coh.train_args import CoHTrainArgs
 from coh.trainer import CoHTrainer, RunError
 from coh.world import check_sharding, gather_when_saving
@@ -162,10 +161,9 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, argv
         check_shapes(model, start.path)
     validation, test = datasets.get("validation"), datasets.get("test")
     words = Words(load_family(data.templates[0]), train.prepend_bos, tuple(summary["tasks"]), data.prompt_format)
-    steering = Steering.of(words, tokenizer)
     if start is None and train.process_index == 0:
         Path(train.output_dir, EVALUATION).unlink(missing_ok=True)  # of another run
-    held_out = HeldOut.of(datasets, steering, tokenizer, train.eval_pairs, train.eval_prompts)
+    held_out = HeldOut.of(datasets, words, tokenizer, train.eval_pairs, train.eval_prompts)
     trainer = CoHTrainer(
         model=model,
         args=train,

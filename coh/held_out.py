@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from coh.data.coh_data import CoHDataset
 from coh.data.records import FeedbackGroup
 from coh.evaluate import Evaluation, text_loss
 from coh.measuring import LABELS, measure, preferred_pairs, without_nan
+from coh.saved import Words
 from coh.steered import SteeredModel
 from coh.steering import Steering
 from coh.written import write
@@ -33,12 +34,12 @@ MAX_NEW_TOKENS = 96
 class HeldOut:
     """The held-out part of a run's data, and how much of it is measured.
 
-    `during` and `around` are the groups of each source that are measured at every evaluation, and before and after
-    training. `texts` are held-out plain texts, if any, of which `num_texts` are read. `num_prompts` is for how many
-    prompts of each source outputs are written.
+    `steerings` are the words of each source. `during` and `around` are the groups of each source that are measured at
+    every evaluation, and before and after training. `texts` are held-out plain texts, if any, of which `num_texts` are
+    read. `num_prompts` is for how many prompts of each source outputs are written.
     """
 
-    steering: Steering
+    steerings: dict[str, Steering]
     tokenizer: Any
     during: dict[str, list[FeedbackGroup]]
     around: dict[str, list[FeedbackGroup]]
@@ -49,7 +50,7 @@ class HeldOut:
 
     @classmethod
     def of(
-        cls, datasets: Mapping[str, CoHDataset], steering: Steering, tokenizer: Any, num_pairs: int, num_prompts: int
+        cls, datasets: Mapping[str, CoHDataset], words: Words, tokenizer: Any, num_pairs: int, num_prompts: int
     ) -> HeldOut | None:
         """What there is to measure; None where that is nothing."""
         validation = datasets.get("validation") or datasets.get("test")
@@ -59,13 +60,18 @@ class HeldOut:
         during, around = _groups(validation, num_pairs), _groups(test, num_pairs)
         if not around:
             return None
-        return cls(steering, tokenizer, during, around, test.texts, num_pairs, test.args.seq_length, num_prompts)
+        families = {one.name: one.form.family for set in (validation, test) for one in set.chains.sources}
+        steerings = {
+            name: Steering.of(replace(words, family=families[name]), tokenizer) for name in {**during, **around}
+        }
+        return cls(steerings, tokenizer, during, around, test.texts, num_pairs, test.args.seq_length, num_prompts)
 
     def metrics(self, model: Any) -> dict[str, float]:
         """A few figures of each source, for a log; there, accuracies are shares, as Trainer's are."""
         found: dict[str, float] = {}
         for source, groups in self.during.items():
-            figures = measure(model, self.steering, groups, self.max_length, f"Measuring {source}").figures
+            steering = self.steerings[source]
+            figures = measure(model, steering, groups, self.max_length, f"Measuring {source}").figures
             for name in LOGGED:
                 if name in figures:
                     found[f"{source}_{name}"] = figures[name].value / (100 if "(%)" in LABELS[name] else 1)
@@ -74,18 +80,19 @@ class HeldOut:
     def evaluation(self, model: Any, moment: str, is_whole: bool = True) -> dict[str, Any]:
         """Everything, as plain values; outputs only of a model that every process has whole."""
         sources = {
-            source: measure(model, self.steering, groups, self.max_length, f"Measuring {source} {moment}")
+            source: measure(model, self.steerings[source], groups, self.max_length, f"Measuring {source} {moment}")
             for source, groups in self.around.items()
         }
         text = None
         if self.texts:
             label = f"Measuring text {moment}"
-            text = text_loss(model, self.steering, self.texts, self.max_length, label, most=self.num_texts)
+            steering = next(iter(self.steerings.values()))  # plain text has no words
+            text = text_loss(model, steering, self.texts, self.max_length, label, most=self.num_texts)
         was_training = model.training
         model.eval()
         written = {
             source: write(
-                SteeredModel(model, self.tokenizer, self.steering),
+                SteeredModel(model, self.tokenizer, self.steerings[source]),
                 groups[: self.num_prompts],
                 progress=f"Writing for {source} {moment}",
                 max_new_tokens=MAX_NEW_TOKENS,

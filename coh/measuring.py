@@ -18,19 +18,21 @@ of whole training documents (`coh.score`):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coh.data.records import Document, FeedbackGroup
+from coh.data.records import Document, FeedbackGroup, as_messages
+from coh.generation import num_positions
 from coh.measures import Estimate, Reliability, mean, percent, rank_agreement, ratio, reliability, wins
 from coh.score import RunScores, score_runs
 from coh.steering import Steering
 
 Floats = NDArray[np.float64]
 KINDS = {"p": "good outputs", "n": "bad outputs", "pn": "chains, better first", "np": "chains, worse first"}
+BARE = as_messages("?")  # the shortest prompt
 LABELS = {
     **{f"loss_{kind}": f"loss on {label} (nats per token)" for kind, label in KINDS.items()},
     **{f"accuracy_{kind}": f"accuracy on {label} (%)" for kind, label in KINDS.items()},
@@ -51,7 +53,8 @@ class SourceFigures:
 
     `scores` are those of the better and of the worse outputs, nats per token, (pairs, 2). `log_p` is what the figures
     of pairs are computed from, (pairs, better or worse, under good or under bad words), in nats; `num_tokens` how many
-    tokens the outputs have, (pairs, 2).
+    tokens the outputs have, (pairs, 2). `templates` are the words it was measured in, and `num_too_long` counts the
+    groups that were left out, since an output of theirs is longer than a document may be.
     """
 
     figures: dict[str, Estimate]
@@ -59,6 +62,8 @@ class SourceFigures:
     scores: Floats = field(default_factory=lambda: np.zeros((0, 2)))
     log_p: Floats = field(default_factory=lambda: np.zeros((0, 2, 2)))
     num_tokens: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    templates: str = ""
+    num_too_long: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, for a file."""
@@ -66,6 +71,8 @@ class SourceFigures:
             **{name: without_nan(asdict(figure)) for name, figure in self.figures.items()},
             "reliability": without_nan(asdict(self.reliability)) if self.reliability else None,
             "scores": np.round(self.scores, 6).tolist(),
+            "templates": self.templates,
+            "num_too_long": self.num_too_long,
         }
 
 
@@ -76,6 +83,32 @@ def preferred_pairs(groups: Sequence[FeedbackGroup]) -> list[FeedbackGroup]:
         for group in groups
         if len(group.outputs) > 1 and not group.is_tie
     ]
+
+
+def longest_document(model: Any, max_length: int | None = None) -> int | None:
+    """Tokens of the longest document that the model reads, or `max_length` where that is less."""
+    limits = [limit for limit in (max_length, num_positions(model.config)) if limit]
+    return min(limits, default=None)
+
+
+def that_fit(steering: Steering, groups: Sequence[FeedbackGroup], max_length: int | None) -> list[FeedbackGroup]:
+    """The groups of which every output fits a document with its words in front, if not the whole prompt."""
+    if not max_length:
+        return list(groups)
+    lengths = _num_tokens(steering, groups)
+    return [group for group, own in zip(groups, lengths) if max(own) + _num_words(steering, group) <= max_length]
+
+
+def _num_tokens(steering: Steering, groups: Sequence[FeedbackGroup]) -> list[list[int]]:
+    """How many tokens each output of each group has, its end included."""
+    found = iter(steering.encoder.encode([f" {output}" for group in groups for output in group.outputs]))
+    return [[len(next(found)) + 1 for _ in group.outputs] for group in groups]
+
+
+def _num_words(steering: Steering, group: FeedbackGroup) -> int:
+    """Tokens of all that stands in front of an output but the prompt."""
+    made = [steering.output_documents(BARE, [""], words, group.task) for words in ("good", "bad")]
+    return max(len(documents[0].input_ids) - sum(documents[0].target_mask) for documents in made)
 
 
 class _Batch:
@@ -122,37 +155,58 @@ def measure(
     """All figures that these groups can give.
 
     Args:
-        max_length: tokens of a document; longer ones lose the beginning of their prompt.
+        max_length: tokens of a document, if the model reads as many. Longer ones lose the beginning of their prompt;
+            groups with an output that does not fit are left out, and so are chains that do not.
         progress: what the progress bar says; none without it.
         tokens_per_batch: how much is scored at once; figures do not depend on it.
         chains: score chains of two outputs and questions too; without them the figures of single outputs cost less
             than half as much.
     """
-    pairs = preferred_pairs(groups)
-    rankings = [group for group in groups if len(group.outputs) > 2 and not group.is_tie]
-    batch = _documents(steering, pairs, rankings, chains)
+    max_length = longest_document(model, max_length)
+    kept = that_fit(steering, groups, max_length)
+    pairs = preferred_pairs(kept)
+    rankings = [group for group in kept if len(group.outputs) > 2 and not group.is_tie]
+    joined = _that_fit_together(steering, pairs, max_length) if chains else []
+    batch = _documents(steering, pairs, rankings, joined)
     sizes = {} if tokens_per_batch is None else {"tokens_per_batch": tokens_per_batch}
     batch.score(lambda found: score_runs(model, found, steering.end_of_output, max_length, progress, **sizes))
-    return _figures(batch, pairs, rankings)
+    found = _figures(batch, pairs, rankings, joined)
+    return replace(found, templates=steering.words.family.name, num_too_long=len(groups) - len(kept))
+
+
+def _that_fit_together(steering: Steering, pairs: Sequence[FeedbackGroup], max_length: int | None) -> list[int]:
+    """Which pairs' chains and questions lose nothing but the beginning of the prompt."""
+    found = []
+    for number, pair in enumerate(pairs):
+        bare = replace(pair, prompt=BARE)
+        asked = steering.question_documents(bare, number) or ()
+        made = [*steering.chain_documents(bare, "pn"), *steering.chain_documents(bare, "np"), *asked]
+        if not max_length or max((len(document.input_ids) for document in made), default=0) <= max_length:
+            found.append(number)
+    return found
 
 
 def _documents(
-    steering: Steering, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup], chains: bool
+    steering: Steering,
+    pairs: Sequence[FeedbackGroup],
+    rankings: Sequence[FeedbackGroup],
+    joined: Sequence[int],
 ) -> _Batch:
     batch = _Batch()
     for words in ("good", "bad"):
         batch.add(words, [document for pair in pairs for document in steering.documents(pair, words)])
         batch.add(f"{words} ranked", [document for group in rankings for document in steering.documents(group, words)])
-    joined = pairs if chains else []
     for kind in ("pn", "np"):
-        batch.add(kind, [document for pair in joined for document in steering.chain_documents(pair, kind)])
-    asked = [steering.question_documents(pair, number) for number, pair in enumerate(joined)]
+        batch.add(kind, [document for n in joined for document in steering.chain_documents(pairs[n], kind)])
+    asked = [steering.question_documents(pairs[number], number) for number in joined]
     batch.add("true", [documents[0] for documents in asked if documents])
     batch.add("false", [documents[1] for documents in asked if documents])
     return batch
 
 
-def _figures(batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup]) -> SourceFigures:
+def _figures(
+    batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup], joined: Sequence[int]
+) -> SourceFigures:
     figures: dict[str, Estimate] = {}
     good, bad = batch.sums("good").reshape(-1, 2, 3), batch.sums("bad").reshape(-1, 2, 3)
     by_kind = {"p": good[:, 0], "n": bad[:, 1], "pn": batch.sums("pn"), "np": batch.sums("np")}
@@ -170,8 +224,8 @@ def _figures(batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[F
         scores = moved / num_tokens
         calibration = reliability(scores[:, 0] - scores[:, 1])
         figures["calibration_error"] = Estimate(calibration.error, float("nan"), float("nan"), len(pairs))
-        if len(by_kind["np"]) == len(pairs):
-            second, alone = batch.last("np"), good[:, 0]
+        if joined and len(by_kind["np"]) == len(joined):
+            second, alone = batch.last("np"), good[joined, 0]
             figures["chain_gain"] = mean(second[:, 0] / second[:, 1] - alone[:, 0] / alone[:, 1])
     true, false = batch.sums("true")[:, 0], batch.sums("false")[:, 0]
     if len(true):
@@ -207,7 +261,10 @@ def table(columns: dict[str, SourceFigures]) -> str:
                                                                    before
     loss on good outputs (nats per token)              2.000 (1.90, 2.10)
     """
-    return figure_table(LABELS, {name: column.figures for name, column in columns.items()})
+    figures = {name: column.figures for name, column in columns.items()}
+    too_long = max((column.num_too_long for column in columns.values()), default=0)
+    note = f"\n{too_long} more groups have an output longer than a document may be." if too_long else ""
+    return figure_table(LABELS, figures) + note
 
 
 def figure_table(labels: Mapping[str, str], columns: Mapping[str, Mapping[str, Estimate]]) -> str:

@@ -41,7 +41,8 @@ def options(folder, output, **changes):
         "eval_pairs": 0,
         "write_report": "false",
     } | changes
-    return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+    lists = {name: value if isinstance(value, list) else [value] for name, value in values.items() if value is not None}
+    return [word for name, words in lists.items() for word in (f"--{name}", *map(str, words))]
 
 
 @pytest.fixture(scope="module")

@@ -132,3 +132,14 @@ def test_the_commit_says_whether_files_differ_from_it(tmp_path, monkeypatch):
     assert len(first) == 12 and int(first, 16)
     (tmp_path / "file").write_text("two")
     assert commit() == f"{first}-dirty"
+
+
+@pytest.mark.slow
+def test_each_source_is_measured_in_its_own_words(folder, tmp_path):
+    rows = folder / "pairs.jsonl"
+    given = {"feedback_data": [f"one={rows}", f"two={rows}"], "templates": ["marker", "prose"], "max_steps": 1}
+    coh_train.main(options(folder, tmp_path / "out", **given, **MEASURED))
+    sources = json.loads((tmp_path / "out" / "evaluation.json").read_text())["model"]["sources"]
+    assert {name: found["templates"] for name, found in sources.items()} == {"one": "marker", "two": "prose"}
+    assert sources["one"]["loss_p"]["value"] != sources["two"]["loss_p"]["value"]
+    assert "question_accuracy" in sources["two"] and "question_accuracy" not in sources["one"]

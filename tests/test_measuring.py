@@ -8,7 +8,7 @@ from toys import byte_tokenizer
 from coh.data.records import FeedbackGroup, as_messages
 from coh.data.templates import load_family
 from coh.measures import Estimate
-from coh.measuring import SourceFigures, measure, preferred_pairs, table
+from coh.measuring import SourceFigures, measure, preferred_pairs, table, that_fit
 from coh.saved import Words
 from coh.steering import Steering
 
@@ -104,3 +104,44 @@ def test_a_figure_that_one_side_lacks_is_a_dash():
     after = SourceFigures({"loss_p": Estimate(1.0, float("nan"), float("nan"), 1)}, None)
     lines = table({"before": before, "after": after}).splitlines()
     assert [line.split()[-1] for line in lines] == ["after", "1.000", "-"]
+
+
+def long_pair(letters, prompt="Long?"):
+    return FeedbackGroup("s", as_messages(prompt), ("a" * letters, "no"), (1, 2), task="answer")
+
+
+@pytest.mark.parametrize("limit", ["asked", "positions"])
+def test_an_output_without_room_for_its_words_is_left_out_and_counted(model, tiny_llama, limit):
+    """A model with fewer positions than --max_length is asked for no more than it has."""
+    if limit == "positions":
+        model = tiny_llama(len(byte_tokenizer()), initializer_range=0.3, max_position_embeddings=150)
+    for family in ("marker", "prose"):
+        steering, longest = steering_of(family), 1000 if limit == "positions" else 150
+        expected = measure(model, steering, PAIRS, longest)
+        found = measure(model, steering, [*PAIRS, long_pair(149)], longest)
+        assert (expected.num_too_long, found.num_too_long) == (0, 1)
+        assert {**found.figures, "calibration_error": 0} == {**expected.figures, "calibration_error": 0}
+        assert found.templates == family
+        assert "1 more groups have an output longer" in table({"mine": found})
+
+
+def test_pairs_that_do_not_fit_together_are_measured_apart(model):
+    steering, pair = steering_of("marker"), long_pair(60)
+    together = max(len(d.input_ids) for kind in ("pn", "np") for d in steering.chain_documents(pair, kind))
+    alone = max(len(d.input_ids) for d in steering.documents(pair, "bad"))
+    figures = measure(model, steering, [*PAIRS, pair], alone).figures
+    assert alone < together and figures["pair_accuracy"].n == 6 and figures["loss_np"].n == 5
+    expected = measure(model, steering, PAIRS).figures["chain_gain"]
+    assert figures["chain_gain"].value == pytest.approx(expected.value, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["marker", "prose"])
+def test_what_fits_has_its_words_and_what_does_not_would_lose_some(family):
+    steering = steering_of(family)
+    prompts = len(steering.documents(long_pair(1, "Long?"), "good")[0].input_ids)
+    for letters in range(40, 80):
+        pair = long_pair(letters)
+        fits = that_fit(steering, [pair], 90) == [pair]
+        bare = max(len(d.input_ids) for w in ("good", "bad") for d in steering.documents(long_pair(letters, "?"), w))
+        assert fits == (bare <= 90), letters
+    assert prompts < 90

@@ -222,7 +222,10 @@ def carry_out(args: ExperimentsArgs) -> str:
     """Everything that is not there yet; the tables over all that is."""
     folder = Path(args.output_dir)
     runs = check(args, wanted_runs(args.arms, args.seeds, args.other_seeds))
-    pairs = held_out_pairs(args.evaluate_args, args.max_pairs)
+    tokenizer = load_tokenizer(args.model_name, args.cache_dir)
+    templates = sorted({arm.settings["templates"][0] for arm in ARMS.values()})
+    steerings = [Steering.of(Words(load_family(name)), tokenizer) for name in templates]
+    pairs = held_out_pairs(args.evaluate_args, args.max_pairs, steerings, args.max_length)
     if sum(map(len, pairs.values())) < 2:
         raise FeedbackError("fewer than two held-out pairs: raise --held_out, or name --eval_feedback_data")
     common = {one.name: getattr(args, one.name) for one in fields(args) if one.name not in FREE}

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coh.measures import RESAMPLES, Estimate, ratio, wins
+from coh import measures
+from coh.measures import Estimate, ratio, wins
 
 Floats = NDArray[np.float64]
 SURE = 1.96  # standard errors on either side of an interval of 95 %
@@ -88,19 +89,7 @@ def paired_difference(first: Rows, second: Rows, seed: int = 0) -> Estimate:
     Raises:
         ValueError: they have not equally many rows, so they are not of the same pairs.
     """
-    n = len(first.above)
-    if n != len(second.above):
-        raise ValueError(f"{n} rows against {len(second.above)}: a paired difference is over the same rows")
-    nothing = float("nan")
-    if not n:
-        return Estimate(nothing, nothing, nothing, 0)
-    value = first.above.sum() / first.below.sum() - second.above.sum() / second.below.sum()
-    if n == 1:
-        return Estimate(float(value), nothing, nothing, 1)
-    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    sums = [one[drawn].sum(axis=1) for one in (first.above, first.below, second.above, second.below)]
-    low, high = np.percentile(sums[0] / sums[1] - sums[2] / sums[3], [2.5, 97.5])
-    return Estimate(float(value), float(low), float(high), n)
+    return measures.paired_difference((first.above, first.below), (second.above, second.below), seed)
 
 
 def verdict(difference: Estimate) -> str:

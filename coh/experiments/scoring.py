@@ -17,7 +17,7 @@ from coh.data.records import FeedbackGroup
 from coh.data.sources.splitting import prompt_hash
 from coh.evaluate import text_documents
 from coh.evaluate_args import EvaluateArgs, held_out_groups
-from coh.measuring import measure, preferred_pairs
+from coh.measuring import measure, preferred_pairs, that_fit
 from coh.score import score_documents
 from coh.steering import Steering
 
@@ -39,9 +39,12 @@ def choose_pairs(groups: Mapping[str, Sequence[FeedbackGroup]], most: int, seed:
     return {name: own[: taken.count(name)] for name, own in shuffled.items() if name in taken}
 
 
-def held_out_pairs(args: EvaluateArgs, most: int) -> Pairs:
-    """The pairs that all arms are measured on."""
-    return choose_pairs({name: preferred_pairs(own) for name, own in held_out_groups(args).items()}, most)
+def held_out_pairs(args: EvaluateArgs, most: int, steerings: Sequence[Steering], max_length: int) -> Pairs:
+    """The pairs that all arms are measured on: those that fit a document in the words of each."""
+    found = {name: preferred_pairs(own) for name, own in held_out_groups(args).items()}
+    for steering in steerings:
+        found = {name: that_fit(steering, own, max_length) for name, own in found.items()}
+    return choose_pairs(found, most)
 
 
 def text_scores(
@@ -61,7 +64,7 @@ def pair_scores(model: Any, steering: Steering, pairs: Pairs, max_length: int) -
     found = []
     for source, own in pairs.items():
         figures = measure(model, steering, own, max_length, f"Scoring {source}", chains=False)
-        for pair, log_p, num_tokens in zip(own, figures.log_p, figures.num_tokens):
+        for pair, log_p, num_tokens in zip(own, figures.log_p, figures.num_tokens, strict=True):
             found.append(
                 {
                     "source": source,
