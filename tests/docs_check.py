@@ -1,4 +1,4 @@
-"""Runs what a reader may paste: every command of README.md and docs/*.md, word for word, as far as one machine can.
+"""Runs what a reader may paste: every command of README.md, docs and recipes, word for word, as far as one machine can.
 
     python tests/docs_check.py [PAGE ...]
 
@@ -29,7 +29,10 @@ import yaml
 from toys import pairs, tiny_model_folder, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+PAGES = (
+    "README.md",
+    *(str(path.relative_to(ROOT)) for folder in ("docs", "recipes") for path in sorted((ROOT / folder).rglob("*.md"))),
+)
 SECONDS = 600  # the most that one command may take
 OF_THE_REPOSITORY = ("train.sh", "llama_train.sh", "ds_config", "benchmarks", "recipes", "coh")
 
@@ -43,6 +46,7 @@ NOT_RUN = {
     "conda env create *": "needs conda and the network",
     "git clone *": "needs the network",
     "python transformers/src/*": "needs Meta's files and another transformers",
+    "sh train.sh * --config recipes/*": "large models; tests/test_recipes.py starts each recipe on a tiny one",
     "torchrun --standalone *": "needs GPUs; tests/test_engines_slow.py runs this launcher on the CPU",
     "torchrun --nnodes 2 *": "needs two machines; tests/test_launchers.py parses it",
     "sh train.sh * --fsdp *": "FSDP needs GPUs; tests/test_engines_slow.py runs it with a stand-in for them",
@@ -52,6 +56,7 @@ NOT_RUN = {
     "*--push_to_hub*": "needs the hub; tests/test_push_slow.py pushes to a stand-in",
     "transformers serve *": "a server; tests/test_serving_slow.py runs one and asks it",
     "transformers chat *": "needs the server",
+    "python: from openai *": "needs the server; tests/test_serving_slow.py asks one the same",
     "curl http://localhost*": "needs the server; tests/test_serving_slow.py asks one the same",
     "vllm serve *": "needs vLLM and a GPU, and was not tried",
     "python benchmarks/step.py*": "many minutes of a quiet machine; tests/test_benchmarks.py runs it in short",
@@ -67,10 +72,11 @@ NOT_RUN = {
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a page, its words as they stand there but for the breaks of lines."""
+    """A command of a page, its words as they stand there but for the breaks of lines; or a block of Python."""
 
     page: str
     words: str
+    code: str = ""
 
     @property
     def reason(self) -> str | None:
@@ -79,14 +85,17 @@ class Command:
 
 
 def commands(page: str, text: str) -> list[Command]:
-    r"""The commands in the shell blocks of a page; a block that begins with #! is a file.
+    r"""The commands in the shell blocks of a page, and its Python blocks; a block that begins with #! is a file.
 
     >>> page = "```sh\nls \\\n  -l\necho 'a\nb'  # c\n```\n```bash\n#!/bin/sh\nls\n```"
     >>> [one.words for one in commands("a.md", page)]
     ['ls -l', "echo 'a\nb'"]
     """
     found = []
-    for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.M | re.S):
+    for language, block in re.findall(r"^```(sh|bash|python)\n(.*?)^```", text, re.M | re.S):
+        if language == "python":
+            found.append(Command(page, f"python: {block.splitlines()[0]}", block))
+            continue
         lines: list[str] = []
         for line in [] if block.startswith("#!") else block.splitlines():
             lines.append(line)
@@ -273,7 +282,7 @@ def check(page: str, found: list[Command], furnished: Path, trained: Path, scrat
             continue
         began = time.perf_counter()
         try:
-            run(command.words, folder)
+            run(f"python - <<'END'\n{command.code}END\n" if command.code else command.words, folder)
             state = "ok    "
         except RuntimeError as error:
             failed.append(command)

@@ -299,6 +299,19 @@ class TestProblems:
 
 
 class TestRecipe:
+    @pytest.mark.parametrize(
+        ("line", "words"), [("fsdp: true", ["--fsdp"]), ("fsdp: false", []), ("", ["--fsdp=True"])]
+    )
+    def test_what_may_stand_alone_may_be_true_too(
+        self, recipe: Callable[[str], str], line: str, words: list[str]
+    ) -> None:
+        """transformers wants True itself of a text option that may stand alone, and takes "true" for a strategy."""
+        (told,) = (
+            parse_or_raise([TrainArgs], ["--config", recipe(line)]) if line else parse_or_raise([TrainArgs], ["--fsdp"])
+        )
+        (alone,) = parse_or_raise([TrainArgs], words)
+        assert told.fsdp == alone.fsdp and bool(alone.fsdp) == bool(words)
+
     def test_values_are_the_words_of_a_command_line(self, recipe: Callable[[str], str]) -> None:
         path = recipe(
             """

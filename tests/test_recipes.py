@@ -12,7 +12,7 @@ from coh.saved import load_words
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.parent.name for path in (ROOT / "recipes").glob("*/recipe.yaml"))
-ENGINES = ("deepspeed", "fsdp")  # they need processes: tests/test_engines_slow.py runs them
+ENGINES = ("deepspeed", "fsdp")  # they need processes: tests/test_recipes_slow.py starts them
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,29 @@ def folder(tmp_path_factory):
 
 def content_of(name):
     return yaml.safe_load((ROOT / "recipes" / name / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def small(folder, *, recipe, model, output, seq_length=512):
+    """The options that make a recipe a matter of seconds."""
+    changes = {
+        "config": recipe,
+        "model_name": model,
+        "feedback_data": f"mine={folder / 'pairs.jsonl'}",
+        "pretrain_data": folder / "text.jsonl",
+        "cache_dir": folder / "cache",
+        "seq_length": seq_length,
+        "max_steps": 2,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "use_cpu": "true",
+        "eval_pairs": "0",
+        "write_report": "false",
+        "bf16": "false",
+        "output_dir": output,
+    }
+    return [word for option, value in changes.items() for word in (f"--{option}", str(value))]
 
 
 def test_there_are_recipes_and_all_are_listed():
@@ -47,25 +70,7 @@ def test_a_recipe_starts(name, folder, tmp_path):
         (model / "chat_template.jinja").write_text(CHATML)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(content))
-    small = {
-        "config": recipe,
-        "model_name": model,
-        "feedback_data": f"mine={folder / 'pairs.jsonl'}",
-        "pretrain_data": folder / "text.jsonl",
-        "cache_dir": folder / "cache",
-        "seq_length": 512,
-        "max_steps": 2,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "use_cpu": "true",
-        "eval_pairs": "0",
-        "write_report": "false",
-        "bf16": "false",
-        "output_dir": tmp_path / "out",
-    }
-    main([word for option, value in small.items() for word in (f"--{option}", str(value))])
+    main(small(folder, recipe=recipe, model=model, output=tmp_path / "out"))
     words = load_words(tmp_path / "out")
     assert words.family.name == content["templates"]
     assert words.prepend_bos == content.get("prepend_bos", False)
@@ -83,3 +88,11 @@ def test_a_number_in_a_recipe_is_a_number():
     for name in RECIPES:
         for key, value in content_of(name).items():
             assert not (isinstance(value, str) and re.fullmatch(r"[\d.]+e-?\d+", value)), f"{name}: {key} {value}"
+
+
+def test_the_engine_of_a_recipe_is_one_that_is_there():
+    found = {name: {key: content_of(name)[key] for key in ENGINES if key in content_of(name)} for name in RECIPES}
+    engines = {name: engine for name, engine in found.items() if engine}
+    zero3 = {"deepspeed": "ds_config/zero3.json"}
+    assert engines == {"paper": zero3, "llama-8b-zero3": zero3, "llama-8b-fsdp2": {"fsdp": True}}
+    assert (ROOT / zero3["deepspeed"]).is_file()
