@@ -224,8 +224,9 @@ def wanted_models(found: list[Command]) -> Iterator[str]:
     """The trained folders that a page's commands read, and that no earlier one makes."""
     made: set[str] = set()
     for command in found:
-        words = shlex.split(command.words)
-        for word, value in pairwise(words):
+        words = shlex.split(command.words) if not command.code else []
+        opened = re.findall(r'(?:from_pretrained|load|write_card)\("((?:outputs|out)/[^"]+)"', command.code)
+        for word, value in [*pairwise(words), *(("--model", name) for name in opened)]:
             if word in ("--model", "coh.report") and value.startswith(("outputs/", "out/")) and value not in made:
                 made.add(value)
                 yield value
