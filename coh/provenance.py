@@ -1,7 +1,8 @@
-"""How a run was started, for its report: the command, the commit it ran at, when, on what.
+"""How a run was started, for its report: the command, the commit of coh, when, on what.
 
 In: the training arguments and the command line. Out: plain values, as `coh.json` keeps them under "run". A token of the
-hub is never among them.
+hub is never among them. `commit` is coh's own; what a run was started beside (recipes, data) may lie in a repository of
+its own, whose commit is `commit_of_working_folder`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,17 +20,21 @@ import torch
 from coh.identity import engine
 
 HIDDEN = "..."
+PACKAGE = Path(__file__).resolve().parent
+PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")  # by which hooks tell git where it is
 
 
 def provenance(train: Any, argv: Sequence[str] | None) -> dict[str, Any]:
     """The facts of a run that begins now; without a command line, as from Python, no command is among them."""
+    own, here = commit_of_package(PACKAGE), commit()
     found = {
         "command": "" if argv is None else command(argv, os.environ),
         "started": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "device": torch.cuda.get_device_name(train.device) if train.device.type == "cuda" else train.device.type,
         "processes": train.world_size,
         "engine": engine(train),
-        "commit": commit(),
+        "commit": own,
+        "commit_of_working_folder": "" if here == own else here,
     }
     return {name: value for name, value in found.items() if value}
 
@@ -56,10 +62,21 @@ def command(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     return f"{start} -m coh.coh_train {shlex.join(words)}".rstrip()
 
 
-def commit() -> str:
-    """The commit of the working directory, "-dirty" where files differ from it; empty outside of a repository."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+def commit(folder: str | Path = ".") -> str:
+    """The commit of a folder, "-dirty" where files differ from it; empty outside of a repository, or without git."""
+    return _git(folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+
+
+def commit_of_package(folder: Path) -> str:
+    """The commit that holds the code in a folder; empty where it is installed, in whatever repository that lies."""
+    return commit(folder) if _git(folder, "ls-files", "--", "__init__.py") else ""
+
+
+def _git(folder: str | Path, *words: str) -> str:
+    """What git says of a folder; nothing where it has nothing to say, or is not there."""
+    environment = {name: value for name, value in os.environ.items() if name not in PLACES}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
     try:
-        return subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=folder, env=environment, **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -5,10 +5,12 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from coh.arguments import ConfigError
 from coh.report import main, write_report
-from coh.report.pictures import VARIABLES, pictures
+from coh.report.pictures import PRINT, VARIABLES, _bars, _curves, _evaluation, _histogram, _reliability, pictures
 from coh.report.record import ReportError, read_run
 
 NASTY = "</p><script>alert('x')</script> | a\x1b[31m b"
@@ -34,9 +36,40 @@ def measured(accuracy, gap, output="An answer."):
         "scores": [[0.3 + n / 100, -0.2 + n / 90] for n in range(40)],
     }
     rows = [{"prompt": NASTY, "people": "People's.", "good": output, "bad": ""}]
-    figures = {words: {"length": figure(12.0, 2.0, 1)} for words in ("good", "bad")}
+    figures = {words: {"rouge1": figure(20.0), "length": figure(12.0, 2.0, 1)} for words in ("good", "bad")}
     written = {"figures": figures, "wins": {"good_over_bad": figure(60.0)}, "judge": "a judge", "outputs": rows}
     return {"sources": {"mine": entry}, "text_loss": figure(3.2, 0.1), "written": {"mine": written}}
+
+
+def change(folder, name, how):
+    """A file of a run, otherwise."""
+    content = json.loads((folder / name).read_text())
+    how(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def without(*names):
+    """Leaves series out of a log."""
+
+    def leave_out(state):
+        state["log_history"] = [
+            {name: value for name, value in entry.items() if name not in names} for entry in state["log_history"]
+        ]
+
+    return leave_out
+
+
+def with_sources(names, text=True):
+    """Puts the evaluated losses of other sources into a log."""
+
+    def put(state):
+        sources = [*names, *(["pretrain"] if text else [])]
+        state["log_history"] += [
+            {"step": step, **{f"eval_{name}_loss": 3.0 + place / 10 for place, name in enumerate(sources)}}
+            for step in (10, 20)
+        ]
+
+    return put
 
 
 @pytest.fixture
@@ -162,6 +195,181 @@ def test_folders_of_one_name_are_told_apart(run, tmp_path):
             (folder / name).rename(folder / "same" / name)
     page = read(write_report([first / "same", second / "same"], tmp_path / "both.html")).text
     assert "one/same" in page and "two/same" in page
+
+
+def test_several_runs_leave_each_its_own_report(run, tmp_path, monkeypatch, capsys):
+    folders = [run("first"), run("second", seed=7)]
+    own = write_report(folders[:1])
+    before = {path: path.read_bytes() for path in (own, *own.parent.rglob("*.png"))}
+    monkeypatch.chdir(tmp_path)
+    main([str(folder) for folder in folders])
+    assert capsys.readouterr().out.split() == ["comparison.html", "comparison.md"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(list((tmp_path / "comparison_pictures").glob("*.png"))) == 9
+    assert not (folders[1] / "report.html").exists()
+
+
+def test_tables_of_many_columns_take_the_whole_width(run, tmp_path):
+    path = write_report([run("first"), run("second", seed=7)], tmp_path / "both.html")
+    tables = re.findall(
+        r'<section class="(table[^"]*)"><h2>([^<]*)</h2>\n<div class="scroll"><table([^>]*)>', path.read_text()
+    )
+    found = {title.split(",")[0]: (look, classes) for look, title, classes in tables}
+    assert found["Measured on mine"] == ("table across", ' class="wide"')  # five columns
+    assert found["Options that differ"] == ("table", ' class="wide"')  # three: half a page is enough, a phone is not
+    assert found["To repeat first"] == ("table", "")
+
+
+def test_options_are_written_as_on_the_command_line(run, tmp_path):
+    folders = [run("first"), run("second", seed=7)]
+    for folder, chains, flag in zip(folders, (["p", "n", "two words"], ["p"]), (True, False)):
+        more = {"chains": chains, "bf16": flag, "model_name": "one" if flag else None}
+        change(folder, "coh.json", lambda about, more=more: about["arguments"].update(more))
+    text = write_report(folders, tmp_path / "both.html").with_suffix(".md").read_text()
+    assert "| chains | p n 'two words' | p |" in text and "| bf16 | true | false |" in text
+    assert "| model\\_name | one | - |" in text
+
+
+SERIES = {
+    "loss": "the loss of training",
+    "loss_feedback": "the loss on feedback",
+    "loss_pretrain": "the loss on pretraining text",
+    "learning_rate": "the learning rate",
+    "grad_norm": "the gradient norm",
+    "tokens_per_second": "tokens per second",
+    "num_tokens_seen": "the number of tokens read",
+    "train_runtime": "the time of training",
+}
+
+
+def with_text(about):
+    about["arguments"] |= {"pretrain_data": "c4", "pretrain_ratio": 1.0}
+
+
+@pytest.mark.parametrize(("series", "words"), SERIES.items(), ids=SERIES)
+def test_each_series_that_is_missing_is_named(run, series, words):
+    folder = run("first")
+    change(folder, "coh.json", with_text)
+    change(folder, "trainer_state.json", with_sources(["mine"]))
+    assert read_run(folder).missing == ()
+    change(folder, "trainer_state.json", without(series))
+    assert read_run(folder).missing == (words,)
+
+
+def test_text_is_missing_only_where_there_was_some(run):
+    folder = run("first")
+    change(folder, "trainer_state.json", without("loss_pretrain"))
+    change(folder, "evaluation.json", lambda found: [moment.pop("text_loss") for moment in found.values()])
+    assert read_run(folder).missing == ()
+    change(folder, "coh.json", lambda about: about["arguments"].update(pretrain_data="none", pretrain_ratio=1.0))
+    assert read_run(folder).missing == ()
+    change(folder, "coh.json", with_text)
+    assert read_run(folder).missing == (
+        "the loss on pretraining text",
+        "the loss on held-out text in evaluations",
+        "the loss on held-out text before training (coh.evaluate --pretrain_data)",
+        "the loss on held-out text after training (coh.evaluate --pretrain_data)",
+    )
+
+
+def test_other_facts_that_are_missing_are_named(run):
+    folder = run("first")
+    change(folder, "coh.json", lambda about: about["run"].pop("commit"))
+    change(folder, "evaluation.json", lambda found: found["base"]["written"]["mine"]["figures"]["bad"].pop("rouge1"))
+    commit, rouge = read_run(folder).missing
+    assert commit.startswith("coh's commit") and rouge.startswith("ROUGE") and "rouge-score" in rouge
+    change(folder, "coh.json", lambda about: about.pop("run"))
+    assert read_run(folder).missing[0] == "how it was started: command, commit, device"
+
+
+def test_a_run_from_python_gives_its_call(run):
+    folder = run("first", seed=7)
+    change(folder, "coh.json", lambda about: about["run"].pop("command"))
+    more = {"chains": ["p"], "lora_r": 16, "report_to": [], "hub_token": "<HUB_TOKEN>", "learning_rate": 1e-4}
+    change(folder, "coh.json", lambda about: about["arguments"].update(more))
+    path = write_report([folder])
+    for words in (read(path).text, path.with_suffix(".md").read_text()):
+        assert "It was called from Python, so there is no command." in words
+        call = words[words.index("coh.train(") :].split("\n)")[0]
+        lines = {line.strip() for line in call.splitlines()[1:]}
+        assert lines == {"model_name='a-model',", "chains=['p'],", "learning_rate=0.0001,", "seed=7,"}
+    assert read_run(folder).missing == ()  # there never was a command
+    change(folder, "coh.json", lambda about: about["arguments"].update(feedback_data=["/tmp/coh-rows-a/rows_0.jsonl"]))
+    assert "rows were given in memory" in write_report([folder]).with_suffix(".md").read_text()
+    change(folder, "coh.json", lambda about: about.update(arguments={}))
+    assert "coh.json has no arguments" in write_report([folder]).with_suffix(".md").read_text()
+
+
+def drawn(draw, runs):
+    """The axes after a drawing, as it is laid out, and the sentence that tells of it."""
+    figure = Figure(figsize=(6.2, 3.1), layout="constrained")
+    axes = figure.add_subplot()
+    told = draw(runs, axes, PRINT)
+    FigureCanvasAgg(figure).draw()
+    return axes, told
+
+
+@pytest.mark.parametrize(("num_runs", "num_sources"), [(1, 1), (1, 3), (1, 7), (1, 16), (2, 7), (6, 9)])
+def test_no_two_curves_look_alike(run, num_runs, num_sources):
+    folders = [run(f"run-{number}") for number in range(num_runs)]
+    for folder in folders:
+        change(folder, "trainer_state.json", without("eval_mine_loss"))
+        change(folder, "trainer_state.json", with_sources([f"source-{place}" for place in range(num_sources)]))
+    runs = [read_run(folder) for folder in folders]
+    streams = _curves("any", ("loss_feedback", "loss_pretrain"))
+    text = set()
+    for draw, num_curves in (
+        (_evaluation, num_runs * (num_sources + 1)),
+        (streams, 2 * num_runs),
+        (_curves("any", ("grad_norm",)), num_runs),
+    ):
+        axes, _ = drawn(draw, runs)
+        # Dashes as they are drawn: linestyle says "--" of each that is no plain line.
+        looks = {
+            (line.get_color(), line.get_marker(), str(line._unscaled_dash_pattern)): line for line in axes.get_lines()
+        }
+        assert len(axes.get_lines()) == len(looks) == num_curves
+        text |= {line.get_color() for line in axes.get_lines() if "pretraining text" in line.get_label()}
+        feedback = {line.get_color() for line in axes.get_lines() if "pretraining text" not in line.get_label()}
+        assert not text & feedback and len(text) == 1
+
+
+def test_a_source_has_one_colour_in_all_runs(run):
+    folders = [run("first"), run("second")]
+    for folder, names in zip(folders, (["a", "b"], ["b"])):
+        change(folder, "trainer_state.json", without("eval_mine_loss"))
+        change(folder, "trainer_state.json", with_sources(names, text=False))
+    axes, _ = drawn(_evaluation, [read_run(folder) for folder in folders])
+    colours = {line.get_label(): line.get_color() for line in axes.get_lines()}
+    assert colours["first, b"] == colours["second, b"] != colours["first, a"]
+
+
+@pytest.mark.parametrize("num_sources", [1, 7])
+def test_a_legend_lies_below_the_axes(run, num_sources):
+    folder = run("first")
+    change(folder, "trainer_state.json", with_sources([f"a_source_of_long_name_{n}" for n in range(num_sources)]))
+    axes, _ = drawn(_evaluation, [read_run(folder)])
+    (legend,) = axes.figure.legends
+    box, (width, _) = legend.get_window_extent(), axes.figure.canvas.get_width_height()
+    assert axes.get_legend() is None and box.y1 < axes.get_window_extent().y0
+    assert box.x0 >= 0 and box.x1 <= width and axes.get_window_extent().height > 120
+
+
+@pytest.mark.parametrize("draw", [_histogram, _reliability])
+def test_scores_are_drawn_of_each_run_by_name(run, draw):
+    runs = [read_run(run("first")), read_run(run("second")), read_run(run("unmeasured", evaluation=False))]
+    axes, told = drawn(draw, runs)
+    labels = {words.split(",")[0] for words in axes.get_legend_handles_labels()[1]}
+    assert labels == {"first", "second"} and "first, " in told and "second, " in told
+    one, told = drawn(draw, runs[:1])
+    assert "first" not in told and all("first" not in words for words in one.get_legend_handles_labels()[1])
+    assert draw(runs[2:], Figure().add_subplot(), PRINT) is None
+
+
+def test_bars_before_training_tell_their_run(run):
+    axes, _ = drawn(_bars("any", ("steering_gap",), 0), [read_run(run("first")), read_run(run("second"))])
+    looks = [bars[0].get_facecolor() for bars in axes.containers if hasattr(bars[0], "get_facecolor")]
+    assert len(looks) == len(set(looks)) == 4
 
 
 def test_what_is_no_run_says_so(tmp_path):

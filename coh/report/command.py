@@ -1,7 +1,11 @@
-"""The command: from one or more output folders to report.html, report.md and the pictures beside it.
+"""The command: from output folders of runs to a page, the same as Markdown, and the pictures beside it.
+
+One run gets report.html and report.md in its own folder; several stand side by side in comparison.html and
+comparison.md in the working folder, so that each keeps its own report.
 
 python -m coh.report outputs/mine
-python -m coh.report outputs/mine outputs/other --output comparison.html
+python -m coh.report outputs/mine outputs/other
+python -m coh.report outputs/mine outputs/other --output docs/both.html
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from coh.report.markdown import as_text
 from coh.report.pictures import pictures
 from coh.report.record import ReportError, Run, read_run
 
+COMPARISON = "comparison.html"
+
 
 @dataclass
 class ReportArgs:
@@ -27,7 +33,10 @@ class ReportArgs:
     )
     output: str | None = field(
         default=None,
-        metadata={"help": "HTML file to write, beside it the same as .md; by default report.html in the first folder."},
+        metadata={
+            "help": "HTML file to write, beside it the same as .md and the pictures; by default report.html in the "
+            "folder of the run, and for several runs comparison.html in the working folder."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -43,11 +52,14 @@ class ReportArgs:
 def write_report(folders: Sequence[str | Path], output: str | Path | None = None) -> Path:
     """Writes the page, the text and its pictures; gives the page's path.
 
+    By default that is report.html in the folder of one run, and comparison.html in the working folder for several.
+
     Raises:
         ReportError: a folder holds no run, or the files cannot be written.
     """
     runs = _read(folders)
-    path = Path(output) if output else Path(folders[0], "report.html")
+    # What is about several runs belongs to none of them, and takes no run's own report from it.
+    path = Path(output) if output else Path(folders[0], "report.html") if len(folders) == 1 else Path(COMPARISON)
     drawn = pictures(runs)
     images = path.with_suffix("").with_name(f"{path.stem}_pictures")
     try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from coh import pages
-from coh.pages import text
+from coh.pages import Table, text
 from coh.report import tables
 from coh.report.pictures import Picture
 from coh.report.record import Run
+from coh.report.repeat import start
 
 MOST_OUTPUTS = 8  # of a source, that are shown side by side
 MOST_CAPTION = 140
+ROW_BY_ROW, ACROSS = 3, 4  # columns for which a phone, and half of a page, are too narrow
 STYLE = """\
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr)); gap: 0.75rem; }
 figure { margin: 0; }
@@ -28,6 +30,12 @@ figcaption { margin-top: 0.4rem; color: var(--faint); font-size: 0.8rem; }
 .sides .good { background: var(--target); color: var(--ink); }
 .sides .bad { background: var(--words); }
 .sides .people { background: var(--output); }
+.across { grid-column: 1 / -1; }
+.across th { white-space: normal; vertical-align: bottom; }
+.across td.word { min-width: 11rem; }
+.across td:first-child { position: sticky; left: 0; background: var(--card); }
+@media (max-width: 60rem) { .across td.number { white-space: normal; } }
+.table p { margin: 0 0 0.6rem; }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
 """
 
@@ -46,17 +54,36 @@ def as_page(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     body += _outputs(runs)
     body += ['<h2 class="section">Figures</h2><div class="tables">']
     found = [*([tables.changed(runs)] if len(runs) > 1 else []), *tables.tables(runs)]
-    body += [line for table in found if table.rows for line in pages.table(table)]
+    body += [line for table in found if table.rows for line in _table(table)]
     body += ["</div>", '<h2 class="section">To repeat it</h2>', '<div class="tables">']
     for run in runs:
-        if tables.command(run):
-            title = f"Command of {run.name}" if len(runs) > 1 else "Command"
-            body.append(
-                f'<section class="table"><h2>{text(title)}</h2><pre>{text(tables.command(run))}</pre></section>'
-            )
+        body += _start(run, len(runs) > 1)
         body += pages.table(tables.facts(run))
     body.append("</div>")
     return pages.page(f"Report: {names}", body, STYLE)
+
+
+def _table(found: Table) -> Iterator[str]:
+    """A table; one with many columns takes the whole width, and on a phone it is shown row by row."""
+    for line in pages.table(found):  # texts in it are escaped, so these are its own tags
+        if len(found.columns) >= ACROSS:
+            line = line.replace('<section class="table">', '<section class="table across">')
+        if len(found.columns) >= ROW_BY_ROW:
+            line = line.replace("<table>", '<table class="wide">')
+        yield line
+
+
+def _start(run: Run, is_one_of_several: bool) -> Iterator[str]:
+    """The command of a run, or the call from Python."""
+    started = start(run)
+    if started:
+        title = f"{started.title} of {run.name}" if is_one_of_several else started.title
+        yield f'<section class="table"><h2>{text(title)}</h2>'
+        if started.remark:
+            yield f"<p>{text(started.remark)}</p>"
+        if started.code:
+            yield f"<pre>{text(started.code)}</pre>"
+        yield "</section>"
 
 
 def _missing(runs: Sequence[Run]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from coh.pages import Table
 from coh.report import tables
 from coh.report.pictures import Picture
 from coh.report.record import Run
+from coh.report.repeat import start
 
 MOST_OUTPUTS = 8
 
@@ -39,8 +40,10 @@ def as_text(runs: Sequence[Run], pictures: Sequence[Picture], images: str) -> st
     lines += [line for table in found if table.rows for line in _table(table)]
     lines += ["## To repeat it", ""]
     for run in runs:
-        if tables.command(run):
-            lines += ["```sh", tables.command(run), "```", ""]
+        started = start(run)
+        if started:
+            lines += [f"{_text(started.remark)}\n"] if started.remark else []
+            lines += [f"```{started.language}", started.code, "```", ""] if started.code else []
         lines += _table(tables.facts(run))
     return "\n".join(lines)
 

@@ -35,7 +35,11 @@ VARIABLES = dict(
         ("ink", "faint", "line", "bar", "words-line", "output-line", "critique-line"),
     )
 )
-LINES = ("-", "--", ":", "-.")
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 4)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2, 2, 2)))
+MARKERS = ("o", "s", "^", "D")
+HATCHES = ("", "////", "....", "xxxx")
+TEXT = "pretrain"  # plain text, which has a look of its own beside the sources of feedback
+WIDTH = 6.2  # inches, as all heights here
 NAMES = {
     "loss_feedback": "feedback",
     "loss_pretrain": "pretraining text",
@@ -94,6 +98,7 @@ def _style(palette: Palette) -> dict[str, Any]:
         "ytick.color": palette.faint,
         "legend.frameon": False,
         "legend.fontsize": 10,
+        "legend.handlelength": 2.8,  # or a long dash looks like a line
         "lines.linewidth": 1.8,
         "svg.fonttype": "none",
         "figure.constrained_layout.use": True,
@@ -109,7 +114,7 @@ def _render(name: str, draw: Draw, runs: Sequence[Run], height: float) -> Pictur
     kinds: list[tuple[Palette, dict[str, Any]]] = [(STAND_IN, for_page), (PRINT, {"format": "png", "dpi": 144})]
     for palette, options in kinds:
         with mpl.rc_context(_style(palette)):
-            figure = Figure(figsize=(6.2, height))
+            figure = Figure(figsize=(WIDTH, height))
             caption = draw(runs, figure.add_subplot(), palette)
             if caption is None:
                 return None
@@ -142,11 +147,14 @@ def _curves(title: str, names: tuple[str, ...]) -> Draw:
     def draw(runs: Sequence[Run], axes: Any, palette: Palette) -> str | None:
         told = []
         for number, run in enumerate(runs):
-            for place, name in enumerate(names):
+            for name in names:
                 if run.curve(name):
                     label = _label(runs, run, NAMES.get(name, ""))
-                    look = place if len(names) > 1 else number
-                    told.append(_line(axes, run.curve(name), label, palette.series[look % 4], LINES[number % 4]))
+                    look = _look_of_run(palette, number)
+                    if len(names) > 1:
+                        color = palette.faint if name.endswith(TEXT) else palette.series[0]
+                        look = {"color": color, "linestyle": LINES[number % len(LINES)]}
+                    told.append(_line(axes, run.curve(name), label, look))
         return _finished(axes, title, told)
 
     return draw
@@ -155,18 +163,37 @@ def _curves(title: str, names: tuple[str, ...]) -> Draw:
 def _evaluation(runs: Sequence[Run], axes: Any, palette: Palette) -> str | None:
     """The loss of every source, and of pretraining text, whenever it was measured."""
     told = []
-    for number, run in enumerate(runs):
-        curves = {source: curve for source, curve in run.evaluated("loss").items() if source}
-        for place, (source, curve) in enumerate(curves.items()):
+    curves = [run.evaluated("loss") for run in runs]
+    sources = dict.fromkeys(source for own in curves for source in own if source)
+    ordered = [*(source for source in sources if source != TEXT), TEXT]
+    for number, (run, own) in enumerate(zip(runs, curves)):
+        for place, source in enumerate(ordered):
+            if source not in own:
+                continue
+            # Runs are told apart by their lines; one alone has lines to spare for its sources.
+            look = _look(palette, place, number if len(runs) > 1 else place // 4)
+            if source == TEXT:
+                look = {"color": palette.faint, "linestyle": LINES[number % len(LINES)], "marker": "x"}
             label = _label(runs, run, NAMES.get(f"loss_{source}", source))
-            told.append(_line(axes, curve, label, palette.series[place % 4], LINES[number % 4], marker="o"))
+            told.append(_line(axes, own[source], label, look))
     return _finished(axes, "Held-out loss by source (nats per token)", told)
 
 
-def _line(axes: Any, curve: Sequence[tuple[int, float]], label: str, color: str, line: str, marker: str = "") -> str:
+def _look(palette: Palette, place: int, line: int) -> dict[str, Any]:
+    """How a source's curve looks: four colours, a marker for each four, and the line that stands for what else."""
+    marker = MARKERS[place // 4 % len(MARKERS)]
+    return {"color": palette.series[place % 4], "marker": marker, "linestyle": LINES[line % len(LINES)]}
+
+
+def _look_of_run(palette: Palette, number: int) -> dict[str, Any]:
+    """How the only curve of a run looks; lines differ too, since equal curves lie on each other."""
+    return {"color": palette.series[number % 4], "linestyle": LINES[(number + number // 4) % len(LINES)]}
+
+
+def _line(axes: Any, curve: Sequence[tuple[int, float]], label: str, look: dict[str, Any]) -> str:
     steps, values = zip(*curve)
-    marker = marker or ("o" if len(steps) == 1 else "")
-    axes.plot(steps, values, color=color, linestyle=line, label=label or None, marker=marker, markersize=4)
+    dot = {"marker": "o"} if len(steps) == 1 else {}
+    axes.plot(steps, values, label=label or None, markersize=4, **(dot | look))
     return f"{label} from {values[0]:.4g} to {values[-1]:.4g}".strip()
 
 
@@ -176,8 +203,17 @@ def _finished(axes: Any, title: str, told: Sequence[str]) -> str | None:
     axes.set_title(title)
     axes.set_xlabel("step")
     if len(told) > 1:
-        axes.legend()
+        _legend(axes)
     return f"{title}: {'; '.join(told)}."
+
+
+def _legend(axes: Any) -> None:
+    """The legend below the axes, where no curve is, in as many columns as its words leave room for."""
+    figure, labels = axes.figure, axes.get_legend_handles_labels()[1]
+    column = 0.75 + 0.078 * max(map(len, labels))
+    num_columns = int(min(4, len(labels), max(1, (WIDTH - 0.2) // column)))
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * -(-len(labels) // num_columns))
+    figure.legend(loc="outside lower center", ncols=num_columns)
 
 
 def _sides(runs: Sequence[Run]) -> list[tuple[Run, str]]:
@@ -197,7 +233,7 @@ def _bar_rows(runs: Sequence[Run], measures: tuple[str, ...]) -> list[tuple[str,
 
 
 def _bars_height(runs: Sequence[Run], measures: tuple[str, ...]) -> float:
-    return 1.2 + 0.2 * len(_bar_rows(runs, measures)) * max(2, len(_sides(runs)))
+    return 0.9 + 0.2 * len(_bar_rows(runs, measures)) * max(2, len(_sides(runs)))
 
 
 def _bars(title: str, measures: tuple[str, ...], chance: float) -> Draw:
@@ -214,14 +250,16 @@ def _bars(title: str, measures: tuple[str, ...], chance: float) -> Draw:
             own = [(n, figure) for n, (s, m) in enumerate(rows) if (figure := sources.get(s, {}).get(m))]
             values = np.array([figure["value"] for _, figure in own], float)
             bounds = np.array([[figure["low"], figure["high"]] for _, figure in own], float).reshape(-1, 2)
-            look = palette.series[(runs.index(run) if len(runs) > 1 else 0) % 4]
+            number = runs.index(run)
+            look = palette.series[number % 4] if is_after or len(runs) > 1 else palette.faint
             axes.barh(
                 [place + (side - (len(sides) - 1) / 2) * thickness for place, _ in own],
                 values - chance,
                 thickness * 0.86,
                 left=chance,
-                color=look if is_after else palette.faint,
+                color=look,
                 alpha=0.9 if is_after else 0.4,
+                hatch=HATCHES[number // 4 % len(HATCHES)],
                 label=_label(runs, run, moment),
                 xerr=np.nan_to_num(np.abs(bounds - values[:, None])).T,
                 error_kw={"ecolor": palette.ink, "elinewidth": 1, "capsize": 2.5},
@@ -234,7 +272,7 @@ def _bars(title: str, measures: tuple[str, ...], chance: float) -> Draw:
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.grid(axis="y", visible=False)
         axes.set_title(title)
-        axes.figure.legend(loc="outside lower center", ncols=min(4, len(sides)))
+        _legend(axes)
         said = [f"{label.replace(chr(10), ', ')}: {', '.join(told[place])}" for place, label in enumerate(labels)]
         return f"{title}. {'; '.join(said)}."
 
@@ -242,55 +280,69 @@ def _bars(title: str, measures: tuple[str, ...], chance: float) -> Draw:
 
 
 def _histogram(runs: Sequence[Run], axes: Any, palette: Palette) -> str | None:
-    """Scores of people's better and worse outputs under the last run's model, over all sources."""
-    values = np.array([pair for own in _last(runs, "scores").values() for pair in own])
-    if len(values) < 2:
+    """Scores of people's better and worse outputs under each run's model, over all sources."""
+    found = {
+        number: np.array([pair for own in _after(run, "scores") for pair in own]) for number, run in enumerate(runs)
+    }
+    found = {number: values for number, values in found.items() if len(values) > 1}
+    if not found:
         return None
-    low, high = np.percentile(values, [1, 99])
+    low, high = np.percentile(np.concatenate(list(found.values())), [1, 99])
     bins = np.linspace(low, max(high, low + 1e-6), 25)
-    for column, label in enumerate(("better outputs", "worse outputs")):
-        inside, color = np.clip(values[:, column], low, high), palette.series[column]
-        axes.hist(inside, bins, histtype="stepfilled", color=color, alpha=0.25)
-        axes.hist(inside, bins, histtype="step", color=color, linewidth=1.6, label=label)
+    told = []
+    for number, values in found.items():
+        for column, what in enumerate(("better outputs", "worse outputs")):
+            inside, weights = np.clip(values[:, column], low, high), np.full(len(values), 100 / len(values))
+            color = palette.series[number % 4 if len(runs) > 1 else column]
+            line = LINES[(column + 2 * (number // 4)) % len(LINES)]
+            label = _label(runs, runs[number], what)
+            if len(runs) == 1:
+                axes.hist(inside, bins, weights=weights, histtype="stepfilled", color=color, alpha=0.25)
+            look = {"color": color, "linestyle": line, "linewidth": 1.6, "label": label}
+            axes.hist(inside, bins, weights=weights, histtype="step", **look)
+        better, worse = values.mean(0)
+        averages = f"better outputs {better:.3g} on average, worse ones {worse:.3g}, of {len(values)} pairs"
+        told.append(_label(runs, runs[number], averages))
     axes.set_title("Scores of people's outputs, after training")
     axes.set_xlabel("log p under good words less log p under bad words, nats per token")
-    axes.set_ylabel("outputs")
-    axes.legend()
-    better, worse = values.mean(0)
-    return (
-        f"Scores of {len(values)} held-out pairs after training: better outputs {better:.3g} on average, worse ones "
-        f"{worse:.3g}."
-    )
+    axes.set_ylabel("share of outputs (%)")
+    _legend(axes)
+    return f"Scores of held-out pairs after training: {'; '.join(told)}."
 
 
 def _reliability(runs: Sequence[Run], axes: Any, palette: Palette) -> str | None:
-    """How often the last run's score is right, by how sure it is, over all sources."""
-    found = list(_last(runs, "reliability").values())
-    if not found:
+    """How often each run's score is right, by how sure it is, over all sources."""
+    told = []
+    for number, run in enumerate(runs):
+        found = _after(run, "reliability")
+        if not found:
+            continue
+        counts = np.sum([own["counts"] for own in found], axis=0)
+        used = counts > 0
+        predicted, observed = (
+            100 * np.nansum([np.array(own[key], float) * own["counts"] for own in found], axis=0)[used] / counts[used]
+            for key in ("predicted", "observed")
+        )
+        label = _label(runs, run, "")
+        axes.plot(predicted, observed, marker="o", label=label or None, **_look_of_run(palette, number))
+        for x, y, count in zip(predicted, observed, counts[used]) if len(runs) == 1 else ():
+            place = {"xytext": (6, -12), "textcoords": "offset points"}
+            axes.annotate(f"{count} pairs", (x, y), **place, color=palette.faint, fontsize=9)
+        points = [f"states {p:.0f}, right {o:.0f} ({n} pairs)" for p, o, n in zip(predicted, observed, counts[used])]
+        told.append(_label(runs, run, ", ".join(points)))
+    if not told:
         return None
-    counts = np.sum([own["counts"] for own in found], axis=0)
-    used = counts > 0
-    predicted, observed = (
-        100 * np.nansum([np.array(own[key], float) * own["counts"] for own in found], axis=0)[used] / counts[used]
-        for key in ("predicted", "observed")
-    )
-    axes.plot([50, 100], [50, 100], color=palette.faint, linewidth=1, linestyle=":")
-    axes.plot(predicted, observed, color=palette.series[0], marker="o")
-    for x, y, count in zip(predicted, observed, counts[used]):
-        axes.annotate(f"{count} pairs", (x, y), (6, -12), textcoords="offset points", color=palette.faint, fontsize=9)
+    axes.plot([50, 100], [50, 100], color=palette.faint, linewidth=1, linestyle=":", zorder=1)
     axes.set_xlim(49, 101)
     axes.set_title("Is the score as often right as it says?")
     axes.set_xlabel("probability that it states (%)")
     axes.set_ylabel("right (%)")
-    pairs = ", ".join(f"states {p:.0f}, right {o:.0f}" for p, o in zip(predicted, observed))
-    return f"Reliability of the score, in percent: {pairs}."
+    if len(runs) > 1:
+        _legend(axes)
+    return f"Reliability of the score after training, in percent: {'; '.join(told)}."
 
 
-def _last(runs: Sequence[Run], key: str) -> dict[str, Any]:
-    """Of the last run that was measured after training, one entry of each source."""
-    for run in reversed(runs):
-        sources = run.measured.get("after", {}).get("sources", {})
-        found = {source: own[key] for source, own in sources.items() if own.get(key)}
-        if found:
-            return found
-    return {}
+def _after(run: Run, key: str) -> list[Any]:
+    """One entry of each source that has it, as measured after training."""
+    sources = run.measured.get("after", {}).get("sources", {})
+    return [own[key] for own in sources.values() if own.get(key)]

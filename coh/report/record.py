@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 STATE, ABOUT, EVALUATION = "trainer_state.json", "coh.json", "evaluation.json"
 MOMENTS = {"before": "base", "after": "model"}  # and what `coh.evaluate --json` calls the model then
+SERIES = {  # that every run logs
+    "loss": "the loss of training",
+    "loss_feedback": "the loss on feedback",
+    "learning_rate": "the learning rate",
+    "grad_norm": "the gradient norm",
+    "tokens_per_second": "tokens per second",
+    "num_tokens_seen": "the number of tokens read",
+    "train_runtime": "the time of training",
+}
 
 
 class ReportError(ValueError):
@@ -76,23 +86,60 @@ def read_run(folder: str | Path, name: str = "") -> Run:
                 series.setdefault(key, []).append((int(entry.get("step", 0)), float(value)))
     about, measured = _read(folder / ABOUT) or {}, _read(folder / EVALUATION) or {}
     moments = {moment: measured.get(name) for moment, name in MOMENTS.items()}
-    wanted = {
-        "the loss of training": "loss" in series,
-        "losses of evaluation (--eval_strategy)": any(re.fullmatch("eval_.*loss", key) for key in series),
-        "the gradient norm": "grad_norm" in series,
-        f"data, arguments and versions ({ABOUT})": bool(about),
-        f"figures before training (coh.evaluate --base, {EVALUATION})": bool(moments["before"]),
-        f"figures after training (coh.evaluate, {EVALUATION})": bool(moments["after"]),
-        "outputs (coh.evaluate --num_prompts)": any((found or {}).get("written") for found in moments.values()),
-    }
     return Run(
         name or folder.resolve().name,
         folder,
         series,
         about,
         {moment: found for moment, found in moments.items() if found},
-        tuple(what for what, is_there in wanted.items() if not is_there),
+        tuple(_missing(series, about, moments)),
     )
+
+
+def _missing(series: Mapping[str, Any], about: Mapping[str, Any], moments: Mapping[str, Any]) -> Iterator[str]:
+    """Everything that a report of this run could show, and that was not recorded."""
+    has_text = _has_text(about.get("arguments") or {})
+    evaluated = [name for name in series if re.fullmatch("eval_.*loss", name)]
+    wanted = {
+        **{what: name in series for name, what in SERIES.items()},
+        "the loss on pretraining text": "loss_pretrain" in series or not has_text,
+        "losses of evaluation (--eval_strategy)": bool(evaluated),
+        "the loss on held-out text in evaluations": "eval_pretrain_loss" in evaluated or not (evaluated and has_text),
+        f"data, arguments and versions ({ABOUT})": bool(about),
+        **_of_start(about),
+        f"figures before training (coh.evaluate --base, {EVALUATION})": bool(moments["before"]),
+        f"figures after training (coh.evaluate, {EVALUATION})": bool(moments["after"]),
+        **{
+            f"the loss on held-out text {moment} training (coh.evaluate --pretrain_data)": bool(found.get("text_loss"))
+            for moment, found in moments.items()
+            if found and has_text
+        },
+        **_of_outputs(moments),
+    }
+    return (what for what, is_there in wanted.items() if not is_there)
+
+
+def _has_text(arguments: Mapping[str, Any]) -> bool:
+    """Whether the run learned plain text beside the feedback."""
+    return arguments.get("pretrain_data", "none") != "none" and (arguments.get("pretrain_ratio", 1) or 0) > 0
+
+
+def _of_start(about: Mapping[str, Any]) -> dict[str, bool]:
+    """What tells how the run was started; a run from Python has no command."""
+    run = about.get("run")
+    if not run:
+        return {"how it was started: command, commit, device": False}
+    return {"coh's commit (known where coh runs from a checkout of its repository)": bool(run.get("commit"))}
+
+
+def _of_outputs(moments: Mapping[str, Any]) -> dict[str, bool]:
+    """Outputs, and their ROUGE where there are any."""
+    written = [own for found in moments.values() for own in ((found or {}).get("written") or {}).values()]
+    figures = [figures for own in written for figures in own["figures"].values()]
+    return {
+        "outputs (coh.evaluate --num_prompts)": bool(written),
+        "ROUGE of the outputs (pip install rouge-score, then measure)": all("rouge1" in own for own in figures),
+    }
 
 
 def _read(path: Path) -> Any:

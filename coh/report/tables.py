@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +15,8 @@ from coh.written import LABELS as WRITTEN_LABELS
 from coh.written import WIN_LABELS
 
 MOST_TEMPLATES = 40
-FACTS = ("started", "device", "processes", "engine", "commit")
+FACTS = ("started", "device", "processes", "engine", "commit", "commit_of_working_folder")
+COMMITS = {"commit": "commit of coh", "commit_of_working_folder": "commit of the working folder"}
 OPTIONS = ("model_name", "seed", "data_seed")
 NOT_COMPARED = ("output_dir", "logging_dir", "run_name")  # two runs always differ in them
 
@@ -171,8 +174,8 @@ def _templates(runs: Sequence[Run]) -> Table:
 def facts(run: Run) -> Table:
     """What one needs to repeat the run: versions, seeds, commit, device."""
     about = run.about.get("run") or {}
-    rows = [(name, str(about[name])) for name in FACTS if about.get(name)]
-    rows += [(name, str(run.arguments[name])) for name in OPTIONS if run.arguments.get(name) is not None]
+    rows = [(COMMITS.get(name, name), str(about[name])) for name in FACTS if about.get(name)]
+    rows += [(name, option(run.arguments[name])) for name in OPTIONS if run.arguments.get(name) is not None]
     rows += [(name, version) for name, version in (run.about.get("versions") or {}).items() if version]
     return Table(f"To repeat {run.name}", ("", ""), tuple(rows), num_words=2)
 
@@ -182,11 +185,24 @@ def command(run: Run) -> str:
     return str((run.about.get("run") or {}).get("command", ""))
 
 
+def option(value: Any) -> str:
+    """The value of an option as it is written on the command line; "-" where none is given.
+
+    >>> option(["p", "two words"]), option(True), option({"a": 1}), option(None)
+    ("p 'two words'", 'true', '{"a": 1}', '-')
+    """
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, list):
+        return " ".join(shlex.quote(option(one)) for one in value)
+    return json.dumps(value) if isinstance(value, (bool, dict)) else str(value)
+
+
 def changed(runs: Sequence[Run]) -> Table:
     """The options in which runs differ."""
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for run in runs for name in run.arguments if name not in NOT_COMPARED):
-        found[name] = [str(run.arguments.get(name, "-")) for run in runs]
+        found[name] = [option(run.arguments.get(name)) for run in runs]
     rows = tuple((name, *values) for name, values in found.items() if len(set(values)) > 1)
     return Table("Options that differ", ("option", *(run.name for run in runs)), rows, num_words=1 + len(runs))
 
