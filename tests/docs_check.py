@@ -146,6 +146,8 @@ def furnish(folder: Path) -> None:
     write_rows(folder / "ratings.jsonl", ratings)
     lines = [f'"Is {n} even?","{"Yes" if n % 2 else "No"}, {n}.",{n % 2}' for n in range(20)]
     (folder / "thumbs.csv").write_text("\n".join(["prompt,completion,label", *lines]) + "\n", encoding="utf-8")
+    lines = [f"{n},Is {n} even?,{'No' if n % 2 else 'Yes'}.,Perhaps." for n in range(20)]
+    (folder / "mine.csv").write_text("\n".join(["id,ticket,good_answer,bad_answer", *lines]) + "\n", encoding="utf-8")
     write_rows(folder / "text.jsonl", [{"text": f"Text {n}. It is so."} for n in range(40)])
     write_rows(folder / "train.jsonl", _transcripts(0, 20))
     write_rows(folder / "test.jsonl", _transcripts(50, 20))

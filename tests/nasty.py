@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 
 from coh.arguments import ConfigError, parse_or_raise
 from coh.data.records import FeedbackError, UnusableRow
-from coh.data.sources import FORMATS, detect_format, load_groups, parse_source, parse_sources
+from coh.data.sources import FORMATS, load_groups, parse_source, parse_sources
+from coh.data.sources.naming import find_format
 from coh.data.sources.reading import columns_of, open_source, read_file
 from coh.data.sources.scores import SCORING, Scoring, parse_attributes
 from coh.data.sources.tables import group_of, row_of, shown, table_rows
@@ -97,6 +98,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
                 {"response": "4", "fine-grained_score": 9.0},
             ],
         }
+    ],
+    "rated_rows": [
+        {"prompt": "Is it?", "response": "Yes.", "score": "5"},
+        {"prompt": "Is it?", "response": "No.", "score": 1},
     ],
     "helpsteer": [{**_HELPSTEER, "response": "Yes."}, {**_HELPSTEER, "response": "No.", "helpfulness": 0}],
     "thumbs": [{"prompt": "2 + 2?", "completion": "5", "label": False}],
@@ -543,7 +548,7 @@ def check_source(path: Path, name: str) -> None:
 
     def find() -> None:
         first = [row for _, row in islice(read_file(path), 20)]
-        detect_format(columns_of(first), first)
+        find_format(columns_of(first), first)
 
     def read(form: Any) -> None:
         source = open_source(parse_source(str(path)))["train"]

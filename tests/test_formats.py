@@ -266,6 +266,7 @@ def test_the_margin_holds_for_every_format_with_scores(load):
     rows = rows_of(numbers=[3.5, 4])
     rows["webgpt"] = [{"question": {"full_text": "Q?"}, "answer_0": "a", "answer_1": "b", "score_0": 0.5, "score_1": 1}]
     rows["webgpt_quotes"] = [{**rows["webgpt"][0], "quotes_0": None, "quotes_1": None}]
+    rows["rated_rows"] = [{"prompt": "Q?", "response": "ab"[n], "score": 0.5 + n / 2} for n in range(2)]
     rows["scored_preference"] = [
         {"prompt": "Q?", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 1.5}
     ]
@@ -291,6 +292,18 @@ def test_scores_of_a_pair_may_turn_it_round():
 
 
 # --- rows that belong together ----------------------------------------------------------------------------------------
+
+
+def test_rated_rows_of_a_prompt_may_stand_anywhere(load):
+    rows = [("a?", "A", 5), ("b?", "B", "1"), ("a?", "C", 2), ("c?", "alone", 3), ("b?", "D", "4.5"), ("a?", "", 1)]
+    rows += [("a?", "E", None)]
+    store = load([dict(zip(("prompt", "response", "score"), row)) for row in rows])
+    assert [(group.prompt[0].content, group.outputs, group.ranks) for group in groups_of(store)] == [
+        ("a?", ("A", "C"), (1, 2)),
+        ("b?", ("D", "B"), (1, 2)),
+    ]
+    assert store.dropped == {"one output only": 1, "empty output": 1, "null score": 1}
+    assert store.dataset["row"][:] == [1, 2]
 
 
 def steer(prompt, response, *ratings) -> dict:

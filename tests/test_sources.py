@@ -484,14 +484,16 @@ def test_columns_that_fit_no_format_are_named_with_the_nearest():
         FeedbackError, match=r"the nearest is 'webgpt', .*: rename 'answer0' to 'answer_0'; add 'score_1'"
     ):
         detect_format(["question", "answer0", "answer_1", "score_0"])
-    with pytest.raises(FeedbackError, match=r"no format has the columns 'text'\. Rename them .*summarize: info, summ"):
+    with pytest.raises(
+        FeedbackError, match=r"no format has the columns 'text'\. Say which is which, .*summarize: info, summ"
+    ):
         detect_format(["text"])
 
 
 def test_every_format_is_named_in_one_place_only():
     assert set(FORMATS) == {
         *("webgpt", "webgpt_quotes", "summarize", "hh_rlhf", "preference", "scored_preference", "ranked", "rated"),
-        *("ultrafeedback", "helpsteer", "thumbs", "critique", "fields"),
+        *("ultrafeedback", "helpsteer", "rated_rows", "thumbs", "critique", "fields"),
     }
     assert all(form.columns and callable(form.read) for form in FORMATS.values())
 
@@ -658,7 +660,7 @@ def test_only_a_line_feed_ends_a_line_and_any_script_stays_as_it_is(write, load)
         (
             '{"prompt": "Sky?", "chosen": "Blue.", "rejected": "Blue."}\n' * 2
             + '{"prompt": "", "chosen": "Blue.", "rejected": "Green."}\n',
-            "{path}: none of its rows gives a group (identical outputs: 2, empty prompt: 1)",
+            "{path}: none of its rows gives a group (identical outputs: 2 (lines 1, 2), empty prompt: 1 (line 3))",
         ),
     ],
 )
@@ -790,7 +792,7 @@ def test_the_format_found_and_an_example_are_said_aloud(write, load, caplog):
     path = write([{"prompt": "", "chosen": "Blue.", "rejected": "Green."}, long])
     expected = [
         f"rows: format preference, found from the columns prompt, chosen, rejected; 1 groups from {path}",
-        "rows: 1 rows give no group (empty prompt: 1)",
+        "rows: 1 rows give no group (empty prompt: 1 (line 1))",
         f"rows: row 2 is read as\n  user: Why?\n  output, rank 1: {('Good. ' * 17)[:99]}…\n  output, rank 2: Bad.",
     ]
     for _ in range(2):  # read, and found again

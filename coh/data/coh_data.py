@@ -164,6 +164,7 @@ def load_datasets(
                 cache_dir=cache_dir,
                 tie_margin=args.tie_margin,
                 attributes=args.attributes,
+                columns=args.feedback_columns,
             )
             for spec, feedback_format in zip(
                 (*train_specs, *eval_specs),

@@ -8,7 +8,7 @@ from coh.arguments import ConfigError
 from coh.data.forms import PROMPT_FORMATS
 from coh.data.plan import PACKINGS
 from coh.data.records import FeedbackError
-from coh.data.sources import check_format, parse_sources
+from coh.data.sources import check_format, parse_columns, parse_sources
 from coh.data.sources.scores import parse_attributes
 from coh.data.templates import POLARITIES, RANKINGS, Family, load_family
 
@@ -47,6 +47,13 @@ class CoHDataArgs:
         metadata={
             "help": "Format of all feedback that is no built-in name, or one for each source; auto finds it from the "
             "columns."
+        },
+    )
+    feedback_columns: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Your columns under the names of a format, where they are called otherwise: prompt=question "
+            "chosen=good_answer rejected=bad_answer. Of every source that is no built-in name."
         },
     )
     tie_margin: float = field(
@@ -159,6 +166,7 @@ class CoHDataArgs:
         if not self.feedback_data:
             problems.append("--feedback_data is empty: name at least one source.")
         problems += [f"--feedback_format: {fault}" for fault in _faults(_check_formats, self.feedback_format)]
+        problems += [f"--feedback_columns: {fault}" for fault in _faults(parse_columns, self.feedback_columns)]
         problems += [f"--attributes: {fault}" for fault in _faults(parse_attributes, self.attributes)]
         if not 0 <= self.tie_margin < float("inf"):
             problems.append(f"--tie_margin {self.tie_margin}: give a number of 0 or more.")

@@ -10,6 +10,7 @@ groups are trained on and which are held out.
 from __future__ import annotations
 
 from coh.data.sources.formats import FORMATS, Format, check_format, detect_format
+from coh.data.sources.naming import parse_columns
 from coh.data.sources.scores import ATTRIBUTES, Scoring, parse_attributes
 from coh.data.sources.specs import BUILT_IN, SAMPLES, SourceErrors, SourceSpec, parse_source, parse_sources
 from coh.data.sources.splitting import Part, Splits, prompt_hash, split_groups
@@ -31,6 +32,7 @@ __all__ = [
     "detect_format",
     "load_groups",
     "parse_attributes",
+    "parse_columns",
     "parse_source",
     "parse_sources",
     "prompt_hash",

@@ -18,7 +18,7 @@ from coh.data.sources.fields import missing, names, shortened
 from coh.data.sources.helpsteer import prompt_of, read_helpsteer
 from coh.data.sources.hh_rlhf import is_transcript, read_hh_rlhf
 from coh.data.sources.preference import read_preference, read_scored_preference
-from coh.data.sources.rankings import read_ranked, read_rated, read_ultrafeedback
+from coh.data.sources.rankings import prompt_of_whole, read_ranked, read_rated, read_rated_rows, read_ultrafeedback
 from coh.data.sources.scores import ATTRIBUTES, SCORING, Scoring
 from coh.data.sources.summarize import read_summarize
 from coh.data.sources.thumbs import read_thumbs
@@ -33,8 +33,9 @@ class Format:
     which it gives the same are one group, and `read` takes a list of rows.
 
     `optional_columns` are read where they are there; None means that a row names them itself. `fits` looks at a row to
-    tell apart forms that share their columns. A form with `is_found` off has to be asked for by name. `split_prompt`
-    names the prompt that decides a row's split, where that is not the group's own.
+    tell apart forms that share their columns. `is_scattered` is for rows of a group that stand anywhere in their file.
+    A form with `is_found` off has to be asked for by name. `split_prompt` names the prompt that decides a row's split,
+    where that is not the group's own.
     """
 
     read: Callable[..., FeedbackGroup]
@@ -42,6 +43,7 @@ class Format:
     optional_columns: tuple[str, ...] | None = ()
     has_scores: bool = False
     group_by: Callable[[dict], Any] | None = None
+    is_scattered: bool = False
     fits: Callable[[dict], bool] | None = None
     is_found: bool = True
     split_prompt: Callable[[dict], tuple[Message, ...]] | None = None
@@ -57,6 +59,7 @@ class Format:
         return self.read(given, scoring) if self.has_scores else self.read(given)
 
 
+LISTS = ("responses", "ranks", "scores", "completions", "summaries", "fields", "critiques")
 _ANSWERS = ("question", "answer_0", "answer_1", "score_0", "score_1")
 
 # Where several fit, the one that reads most columns is taken, then the first in this order.
@@ -82,6 +85,9 @@ FORMATS: dict[str, Format] = {
     "rated": Format(read_rated, ("prompt", "responses", "scores"), ("critiques",), has_scores=True),
     "ultrafeedback": Format(read_ultrafeedback, ("completions",), ("prompt", "instruction"), has_scores=True),
     "helpsteer": Format(read_helpsteer, ("prompt", "response", *ATTRIBUTES), has_scores=True, group_by=prompt_of),
+    "rated_rows": Format(
+        read_rated_rows, ("prompt", "response", "score"), has_scores=True, group_by=prompt_of_whole, is_scattered=True
+    ),
     "thumbs": Format(read_thumbs, ("prompt", "completion", "label")),
     "critique": Format(read_critique, ("prompt", "response", "critique"), ("revision",)),
     "fields": Format(read_fields, ("fields",), optional_columns=None, split_prompt=marked_prompt),
@@ -99,7 +105,7 @@ def detect_format(columns: Sequence[str], first_rows: Sequence[dict] = ()) -> st
     """  # noqa: E501
     found = [name for name, form in FORMATS.items() if _is_there(form, columns) and _most_fit(form, first_rows)]
     if not found:
-        raise FeedbackError(_no_format(columns))
+        raise FeedbackError(_no_format(columns, first_rows))
     return max(found, key=lambda name: len({*columns} & {*(FORMATS[name].columns_read or columns)}))
 
 
@@ -127,11 +133,12 @@ def _most_fit(form: Format, rows: Sequence[dict]) -> bool:
     return form.fits is None or 2 * sum(map(form.fits, rows)) > len(rows)
 
 
-def _no_format(columns: Sequence[str]) -> str:
+def _no_format(columns: Sequence[str], rows: Sequence[dict] = ()) -> str:
     """What is nearest, and what to rename; all formats where nothing is near."""
     seen = names(columns)
+    has_lists = not rows or any(isinstance(value, list) for row in rows for value in row.values())
     columns = [shortened(column) for column in columns[:1000]]
-    found = {name: form for name, form in FORMATS.items() if form.is_found}
+    found = {name: form for name, form in FORMATS.items() if form.is_found and (has_lists or not _wants_lists(form))}
     renames = {name: _renames(form.columns_read or form.columns, columns) for name, form in found.items()}
 
     def distance(name: str) -> tuple[float, int]:
@@ -147,11 +154,18 @@ def _no_format(columns: Sequence[str]) -> str:
     best = min(found, key=distance)
     if distance(best)[0] > 0.5:
         known = "; ".join(f"{name}: {', '.join(form.columns)}" for name, form in found.items())
-        return f"no format has the columns {seen}. Rename them to those of a format ({known})"
+        return (
+            f"no format has the columns {seen}. Say which is which, as in --feedback_columns prompt=... chosen=... "
+            f"rejected=..., by the columns of a format ({known})"
+        )
     steps = [f"rename {old!r} to {new!r}" for new, old in renames[best].items() if old not in (new, None)]
     steps += [f"add {column!r}" for column in found[best].columns if renames[best][column] is None]
     needed = ", ".join(found[best].columns)
     return f"no format has the columns {seen}; the nearest is {best!r}, which needs {needed}: {'; '.join(steps)}"
+
+
+def _wants_lists(form: Format) -> bool:
+    return any(column in LISTS for column in form.columns)
 
 
 def _renames(needed: Sequence[str], columns: Sequence[str]) -> dict[str, str | None]:

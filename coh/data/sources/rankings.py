@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coh.data.records import FeedbackError, FeedbackGroup
-from coh.data.sources.fields import as_number, as_text, describe, list_at, value_at
+from coh.data.sources.fields import as_number, as_text, describe, list_at, number_at, value_at
 from coh.data.sources.scores import SCORING, Scoring, ranked_group
 from coh.data.sources.turns import prompt_and_outputs, prompt_from
 
@@ -28,6 +28,25 @@ def read_rated(row: dict, scoring: Scoring = SCORING) -> FeedbackGroup:
     ('4', 'Five.')
     """
     return _group(row, "rated", scoring.levels(_numbers(row, "scores")))
+
+
+def read_rated_rows(rows: Sequence[dict], scoring: Scoring = SCORING) -> FeedbackGroup:
+    """One `response` a row with its `score`: all rows of a prompt are a group.
+
+    >>> rows = [{"prompt": "2 + 2?", "response": text, "score": stars} for text, stars in (("Five.", "1"), ("4", "5"))]
+    >>> read_rated_rows(rows).outputs
+    ('4', 'Five.')
+    """
+    replies = {f"response ({number})": value_at(row, "response") for number, row in enumerate(rows, start=1)}
+    prompt, outputs = prompt_and_outputs(prompt_from(rows[0]), replies)
+    return ranked_group("rated_rows", prompt, outputs, scoring.levels([number_at(row, "score") for row in rows]))
+
+
+def prompt_of_whole(row: dict) -> Any:
+    """What rows of one group have in common; a row that lacks its response or score is in no group with whole ones."""
+    response, score = row.get("response"), row.get("score")
+    is_whole = all(value is not None and str(value).strip() for value in (response, score))
+    return row.get("prompt") if is_whole else (response, score)
 
 
 def read_ultrafeedback(row: dict, scoring: Scoring = SCORING) -> FeedbackGroup:

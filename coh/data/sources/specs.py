@@ -49,7 +49,7 @@ class SourceSpec:
     """One source of feedback: where it lies, under which name it is reported, and how much of it is read.
 
     `kind` is "file", "folder" or "hub". `format` is "auto" where the columns decide. `limit` caps the groups of each of
-    the source's splits (the first ones are kept).
+    the source's splits (the first ones are kept). `columns` are (a format's column, the one that is read as it).
     """
 
     name: str
@@ -58,6 +58,7 @@ class SourceSpec:
     config: str | None = None
     format: str = "auto"
     limit: int | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return self.location + (f":{self.config}" if self.config else "")
@@ -90,9 +91,9 @@ def parse_source(text: str) -> SourceSpec:
     """One source from its words: `[NAME=]WHAT[@N]`, where WHAT is a built-in name, a file, a folder or a hub id.
 
     >>> parse_source("summarize@500")
-    SourceSpec(name='summarize', kind='hub', location='openai/summarize_from_feedback', config='comparisons', format='summarize', limit=500)
+    SourceSpec(name='summarize', kind='hub', location='openai/summarize_from_feedback', config='comparisons', format='summarize', limit=500, columns=())
     >>> parse_source("chat=some-org/preferences:clean")
-    SourceSpec(name='chat', kind='hub', location='some-org/preferences', config='clean', format='auto', limit=None)
+    SourceSpec(name='chat', kind='hub', location='some-org/preferences', config='clean', format='auto', limit=None, columns=())
     >>> parse_source("webgtp")
     Traceback (most recent call last):
     coh.data.records.FeedbackError: unknown source 'webgtp': did you mean 'webgpt'? ...

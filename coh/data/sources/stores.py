@@ -24,7 +24,8 @@ import numpy as np
 from coh.data.mapped import folder_of, mapped
 from coh.data.records import FeedbackError, FeedbackGroup, visible
 from coh.data.sources.fields import MOST_NAMES, shortened
-from coh.data.sources.formats import FORMATS, check_columns, check_format, detect_format
+from coh.data.sources.formats import FORMATS, check_format
+from coh.data.sources.naming import find_format, parse_columns, renamed
 from coh.data.sources.reading import RowSource, columns_of, open_source
 from coh.data.sources.scores import SCORING, Scoring, parse_attributes
 from coh.data.sources.specs import SourceSpec
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coh")
 
-CODE_VERSION = 3  # to be raised with every change of what a row becomes, so that older tables are not found
+CODE_VERSION = 4  # to be raised with every change of what a row becomes, so that older tables are not found
 NUM_FIRST_ROWS = 20  # rows that are looked at to find a format
 
 _ABOUT = "about.json"  # beside each table: where it is from, and what was dropped
@@ -79,19 +80,21 @@ def load_groups(
     cache_dir: str | os.PathLike | None = None,
     tie_margin: float = 0.0,
     attributes: str | Sequence[str] | None = None,
+    columns: Sequence[str] = (),
 ) -> dict[str, GroupStore]:
     """The groups of a source by split; a file has one split, "train".
 
     `feedback_format` decides where the source's own name does not (the built-in names have their formats); "auto"
     finds it from the columns. Scores that differ by no more than `tie_margin` are a tie; `attributes`, such as
-    "helpfulness=0.65,correctness=0.8", make up a score where outputs are rated by several. Says aloud what was found,
-    with an example. Raises `FeedbackError` where a row has to be mended, or where no row gives a group.
+    "helpfulness=0.65,correctness=0.8", make up a score where outputs are rated by several. `columns`, such as
+    "prompt=question", name the columns of a source that has no format by its name. Says aloud what was found, with an
+    example. Raises `FeedbackError` where a row has to be mended, or where no row gives a group.
     """
     scoring = Scoring(tie_margin, parse_attributes(attributes) if attributes else SCORING.attributes)
     if feedback_format != "auto":
         check_format(feedback_format)
     if spec.format == "auto":
-        spec = replace(spec, format=feedback_format)
+        spec = replace(spec, format=feedback_format, columns=tuple(sorted(parse_columns(columns).items())))
     root = _cache_root(cache_dir)
     try:
         sources = open_source(spec, cache_dir)
@@ -117,7 +120,7 @@ def _built(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, ro
     """The folder of a split's table, which is made if it is not there."""
     from filelock import FileLock
 
-    made_of = json.dumps([CODE_VERSION, source.identity, spec.format, spec.limit, asdict(scoring)])
+    made_of = json.dumps([CODE_VERSION, source.identity, spec.format, spec.columns, spec.limit, asdict(scoring)])
     folder = root / f"{spec.name}-{blake2b(made_of.encode(), digest_size=8).hexdigest()}"
     with FileLock(f"{folder}.lock"):  # several processes of one run: the first reads, the others find
         if not folder.exists():
@@ -156,16 +159,18 @@ def _build(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, fo
     first_rows = [row for _, row in islice(source.read(None), NUM_FIRST_ROWS)]
     columns = columns_of(first_rows)
     try:
-        name = detect_format(columns, first_rows) if spec.format == "auto" else spec.format
-        check_columns(name, columns)
+        name, mapped = find_format(columns, first_rows, spec.format, dict(spec.columns))
     except FeedbackError as error:
         raise FeedbackError(f"{source.location}: {error}") from None
     dropped: Counter[str] = Counter()
+    places: dict[str, list[int]] = {}
+    source = renamed(source, mapped)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was stopped
     partial.mkdir()
     try:
-        write_table(table_rows(source, FORMATS[name], scoring, spec.limit, dropped), partial / "00000.arrow")
+        rows = table_rows(source, FORMATS[name], scoring, spec.limit, dropped, places)
+        write_table(rows, partial / "00000.arrow")
     except Exception:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -176,7 +181,10 @@ def _build(spec: SourceSpec, scoring: Scoring, split: str, source: RowSource, fo
         "format": name,
         "is_found": spec.format == "auto",
         "columns": columns,
+        "read_as": {theirs: name for name, theirs in mapped.items()},
         "dropped": dict(dropped),
+        "dropped_at": places,
+        "unit": source.unit,
     }
     (partial / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
     os.replace(partial, folder)
@@ -192,7 +200,10 @@ def _announce(store: GroupStore, about: dict) -> None:
     """Say which format was found and what a row became of it, so that a wrong guess is seen before training."""
     how = f"found from the columns {_listed(about['columns'])}" if about["is_found"] else "as named"
     log.info("%s: format %s, %s; %d groups from %s", store.name, store.format, how, store.num_rows, store.location)
+    for theirs, ours in about["read_as"].items():
+        log.info("%s: column %r is read as %s", store.name, shortened(theirs), ours)
     if store.dropped:
-        log.info("%s: %d rows give no group (%s)", store.name, sum(store.dropped.values()), counts(store.dropped))
+        why = counts(store.dropped, about["dropped_at"], about["unit"])
+        log.info("%s: %d rows give no group (%s)", store.name, sum(store.dropped.values()), why)
     lines = "\n".join(f"  {line}" for line in shown(store.group(0)))
     log.info("%s: row %d is read as\n%s", store.name, store.dataset[0]["row"], lines)

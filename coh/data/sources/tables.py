@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datasets import Features
 
 ROWS_WRITTEN = 4096  # at a time
+PLACES_TOLD = 3  # rows named for each reason to drop some
 
 
 def table_features() -> Features:
@@ -41,16 +42,24 @@ def table_features() -> Features:
 
 
 def table_rows(
-    source: RowSource, form: Format, scoring: Scoring, limit: int | None, dropped: Counter[str]
+    source: RowSource,
+    form: Format,
+    scoring: Scoring,
+    limit: int | None,
+    dropped: Counter[str],
+    places: dict[str, list[int]] | None = None,
 ) -> Iterator[dict]:
-    """What is stored of each group; rows that give none are counted in `dropped`."""
+    """What is stored of each group; rows that give none are counted in `dropped`, the first of them are in `places`."""
     num_groups = 0
+    places = {} if places is None else places
     for first, last, rows in _together(source.read(form.columns_read), form):
         try:
             group = form.group(rows, scoring)
             split_prompt = form.split_prompt(rows[0]) if form.split_prompt else group.prompt
         except UnusableRow as reason:
             dropped[str(reason)] += len(rows)
+            if len(places.setdefault(str(reason), [])) < PLACES_TOLD:
+                places[str(reason)].append(first)
             continue
         except FeedbackError as error:
             place = f"{source.unit} {first}" if first == last else f"{source.unit}s {first} to {last}"
@@ -60,7 +69,9 @@ def table_rows(
         if num_groups == limit:
             return
     if not num_groups:
-        raise FeedbackError(f"{source.location}: none of its rows gives a group ({counts(dropped)})")
+        raise FeedbackError(
+            f"{source.location}: none of its rows gives a group ({counts(dropped, places, source.unit)})"
+        )
 
 
 def write_table(rows: Iterator[dict[str, Any]], path: Path) -> None:
@@ -130,9 +141,20 @@ def _shortened(text: str, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def counts(dropped: dict[str, int]) -> str:
-    """Reasons and how often, the most frequent first."""
-    return ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items(), key=lambda item: -item[1]))
+def counts(dropped: dict[str, int], places: Mapping[str, Sequence[int]] | None = None, unit: str = "row") -> str:
+    """Reasons and how often, the most frequent first, with the first rows that each was met in.
+
+    >>> counts({"empty prompt": 2, "null label": 9}, {"empty prompt": [4, 7], "null label": [1, 2, 3]})
+    'null label: 9 (rows 1, 2, 3, ...), empty prompt: 2 (rows 4, 7)'
+    """
+
+    def where(reason: str, count: int) -> str:
+        found = (places or {}).get(reason, ())
+        more = ", ..." if count > len(found) else ""
+        return f" ({unit}{'s' if count > 1 else ''} {', '.join(map(str, found))}{more})" if found else ""
+
+    by_count = sorted(dropped.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason}: {count}{where(reason, count)}" for reason, count in by_count)
 
 
 def _together(rows: Iterable[tuple[int, dict]], form: Format) -> Iterator[tuple[int, int, list[dict]]]:
@@ -142,6 +164,13 @@ def _together(rows: Iterable[tuple[int, dict]], form: Format) -> Iterator[tuple[
             yield number, number, [row]
         return
     key = form.group_by
-    for _, same in groupby(rows, key=lambda numbered: key(numbered[1])):
+    if form.is_scattered:
+        gathered: dict[str, list[tuple[int, dict]]] = {}
+        for number, row in rows:
+            gathered.setdefault(repr(key(row)), []).append((number, row))
+        grouped: Iterable[Iterable[tuple[int, dict]]] = gathered.values()
+    else:
+        grouped = (same for _, same in groupby(rows, key=lambda numbered: key(numbered[1])))
+    for same in grouped:
         numbers, together = zip(*same)
         yield numbers[0], numbers[-1], list(together)
