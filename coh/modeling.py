@@ -10,6 +10,7 @@ import json
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,11 @@ def has_fast_bf16(use_cpu: bool = False) -> bool:
 def _check_name(name: str) -> None:
     is_path = name.endswith(".gguf") or name.startswith(("/", ".", "~")) or name.count("/") > 1
     if is_path and not Path(name).expanduser().exists():
-        raise ModelError(f"model {name!r}: no such file or folder")
+        path = Path(name).expanduser()
+        others = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = get_close_matches(path.name, others, n=1)
+        guess = f"; did you mean {str(path.parent / near[0])!r}?" if near else ""
+        raise ModelError(f"model {name!r}: no such file or folder{guess}")
 
 
 def _reason(error: BaseException) -> str:

@@ -123,7 +123,12 @@ def _prompt_row(place: str, row: dict[str, Any]) -> PromptRow:
 
 
 def read_judged(
-    source: str, *, feedback_format: str = "auto", split: str | None = None, cache_dir: str | None = None
+    source: str,
+    *,
+    feedback_format: str = "auto",
+    split: str | None = None,
+    cache_dir: str | None = None,
+    columns: Sequence[str] = (),
 ) -> Iterator[JudgedRow]:
     """The rows of a source: feedback in any form that training takes, else a prompt and outputs.
 
@@ -133,16 +138,17 @@ def read_judged(
         source: as after --feedback_data: a built-in name, a file, a folder or a hub id.
         feedback_format: auto, the name of a format, or "outputs" for rows that nobody has ranked.
         split: of a source with several; by default test, or what comes nearest to it.
+        columns: which of its columns are a format's, as in "prompt=question"; only for feedback.
 
     Raises:
         FeedbackError: what a person has to mend, with file and row.
     """
     for spec in parse_sources([source]):
         chosen = spec.format if spec.format != "auto" else feedback_format
-        if chosen == PLAIN or (chosen == "auto" and _is_plain(spec, cache_dir)):
+        if chosen == PLAIN or (chosen == "auto" and not columns and _is_plain(spec, cache_dir)):
             yield from _plain_rows(spec, split, cache_dir)
             continue
-        stores = load_groups(spec, feedback_format=chosen, cache_dir=cache_dir)
+        stores = load_groups(spec, feedback_format=chosen, cache_dir=cache_dir, columns=columns)
         store = stores[_split_of(spec, stores, split)]
         for index in range(len(store)):
             group = store.group(index)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from coh.arguments import ConfigError, parse
 from coh.data.records import Document, FeedbackError
+from coh.data.sources import parse_columns
 from coh.generation import num_positions, place_model
 from coh.modeling import DTYPES, load_model, load_tokenizer
 from coh.processes import rank_and_size
@@ -233,6 +234,10 @@ class ScoreArgs:
             "from rows that hold feedback besides."
         },
     )
+    feedback_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Your columns under the names of a format, as in training: prompt=question chosen=good."},
+    )
     split: str | None = field(
         default=None,
         metadata={"help": "Split of a source that has several; by default test, else validation or train."},
@@ -262,6 +267,10 @@ class ScoreArgs:
             check_judged_format(self.feedback_format)
         except FeedbackError as error:
             problems.append(f"--feedback_format: {error}")
+        try:
+            parse_columns(self.feedback_columns)
+        except FeedbackError as error:
+            problems.append(f"--feedback_columns: {error}")
         if self.tokens_per_batch < 1:
             problems.append(f"--tokens_per_batch {self.tokens_per_batch}: give 1 or more.")
         if self.dtype not in DTYPES:
@@ -307,7 +316,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise FeedbackError(f"--output {args.output}: there is no such folder: make it, or choose another")
         words = load_words(args.model, args.templates, args.cache_dir)
         source = read_judged(
-            args.input, feedback_format=args.feedback_format, split=args.split, cache_dir=args.cache_dir
+            args.input,
+            feedback_format=args.feedback_format,
+            split=args.split,
+            cache_dir=args.cache_dir,
+            columns=args.feedback_columns,
         )
         rows = list(source)
         trust = args.trust_remote_code

@@ -40,6 +40,7 @@ OF_THE_REPOSITORY = ("train.sh", "llama_train.sh", "ds_config", "benchmarks", "r
 NOT_RUN = {
     "make demo": "trains a real model for minutes; tests/test_coh_train_slow.py runs it in short",
     "make test": "the tests themselves",
+    ". .venv/bin/activate": "the commands are run with this interpreter's folder in front of PATH",
     "make bench": "hours",
     "python -m coh.experiments *": "hours; tests/test_experiments.py runs every arm on a tiny model",
     "pip install *": "needs the network, and changes the environment",

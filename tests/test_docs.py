@@ -72,7 +72,7 @@ ALL = [(page, words) for page in PAGES for words in commands(page)]
 def test_commands_have_real_options(page, words):
     found = ours(words)
     if found is None:
-        assert words[0] in {"make", "pip", "conda", "git", "python", "export"}, f"{page.name}: {words}"
+        assert words[0] in {"make", ".", "pip", "conda", "git", "python", "export"}, f"{page.name}: {words}"
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), words
         return

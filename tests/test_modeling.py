@@ -130,3 +130,9 @@ class TestFastBfloat16:
         machine()
         monkeypatch.delattr(torch.cpu, "get_capabilities")
         assert not has_fast_bf16()
+
+
+def test_a_folder_that_is_almost_there_is_named(tmp_path):
+    (tmp_path / "smollm2-135m").mkdir()
+    with pytest.raises(ModelError, match=r"smolm2-135m.: no such file or folder; did you mean '.*/smollm2-135m'\?"):
+        load_tokenizer(str(tmp_path / "smolm2-135m"))

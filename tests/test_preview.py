@@ -330,6 +330,15 @@ def test_what_cannot_be_shown_is_said(folder, changes, said):
         main(options(folder, **changes))
 
 
+def test_feedback_is_shown_where_text_is_out_of_reach(folder, capsys, monkeypatch):
+    """What ends training does not keep anybody from a look at their own rows."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert status(options(folder, pretrain_data="some-org/not-there")) == 1
+    shown = capsys.readouterr().out
+    assert "--pretrain_data some-org/not-there cannot be read: check the name and the network" in shown
+    assert "what is shown is without it" in shown and "Question" in shown
+
+
 def test_options_that_do_not_fit_are_said_before_anything_is_read(folder, capsys):
     wrong = {"rows": -1, "html": folder, "json": folder / "no" / "x.json", "seq_length": 1024}
     assert status(options(folder, **wrong)) == 2

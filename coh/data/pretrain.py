@@ -30,11 +30,16 @@ VERSION = 1  # part of the cache's key: raise it when the same input gives other
 HELD_OUT = 20  # every twentieth text is kept for evaluation
 
 
+class TextError(FeedbackError):
+    """Plain text that cannot be read."""
+
+
 def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
     """The first `num_docs` texts of a file or a hub data set, kept on disk, as a dataset with the column `text`.
 
     Raises:
-        FeedbackError: it cannot be read, or has no column of text.
+        TextError: it cannot be read.
+        FeedbackError: it has no column of text.
     """
     from datasets import Dataset, Features, Value, load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -77,7 +82,7 @@ def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
         remedy = (
             "check the file" if path.is_file() else "check the name and the network, or give a file, sample or none"
         )
-        raise FeedbackError(f"--pretrain_data {name} cannot be read: {remedy} ({cause})") from error
+        raise TextError(f"--pretrain_data {name} cannot be read: {remedy} ({cause})") from error
 
 
 def _text_column(name: str, row: dict[str, Any]) -> str:

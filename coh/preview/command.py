@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from coh.arguments import ConfigError, parse
 from coh.data.coh_data import CoHDataArgs, load_datasets
+from coh.data.pretrain import TextError
 from coh.data.records import FeedbackError
 from coh.experiment import ExperimentArgs, cross_problems
 from coh.modeling import ModelError, load_tokenizer
@@ -83,14 +85,20 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, view
     name, trust = experiment.tokenizer_name or experiment.model_name, experiment.trust_remote_code
     tokenizer = load_tokenizer(name, experiment.cache_dir, trust_remote_code=trust)
     seed = train.seed if train.data_seed is None else train.data_seed
-    datasets = load_datasets(data, tokenizer, seed=seed, prepend_bos=train.prepend_bos, cache_dir=experiment.cache_dir)
+    load = partial(
+        load_datasets, tokenizer=tokenizer, seed=seed, prepend_bos=train.prepend_bos, cache_dir=experiment.cache_dir
+    )
+    try:
+        unread, datasets = [], load(data)
+    except TextError as error:  # the feedback can be looked at all the same
+        unread, datasets = [f"{error}; what is shown is without it"], load(replace(data, pretrain_data="none"))
     numbers = _numbers(datasets, view)
     views = [view_row(datasets[view.split], tokenizer, number, view.token_ids) for number in numbers]
     figures = figures_of(datasets, tokenizer, view.split, numbers)
-    problems, warnings = problems_of(figures), warnings_of(figures)
+    problems, warnings = [*unread, *problems_of(figures)], warnings_of(figures)
     if view.split != "train":
         training = figures_of(datasets, tokenizer, "train")
-        problems = list(dict.fromkeys([*problems_of(training), *problems]))
+        problems = list(dict.fromkeys([*unread, *problems_of(training), *problems]))
 
     terminal = Terminal(has_color(view.color))
     print(terminal.figures(figures, problems, warnings))
