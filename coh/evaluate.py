@@ -7,48 +7,65 @@ In: a model and any feedback. Out, as a table and as JSON: for each source what 
 chain, pair accuracy, rankings, questions, steering gap, chain gain, calibration); the loss on plain text; what
 `coh.written` says of outputs under good and bad words, with a judge of one's choice; and the harness `lm-eval`.
 
-Under torchrun the processes share the work, with the same figures.
+What could refuse (a judge's server, the harness's tasks, a model's name) is asked before anything is measured, and the
+JSON is written after each part, so that a part that fails loses none of those before it.
+
+Under torchrun the processes share the work, with the same figures and outputs; the harness runs in the first alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coh.arguments import parse
 from coh.data.pretrain import Texts, load_texts
 from coh.data.records import Document, FeedbackError, FeedbackGroup
 from coh.evaluate_args import EvaluateArgs, held_out_groups
+from coh.harness import Harness
 from coh.judging import Judge, load_judge
-from coh.measures import Estimate, ratio
-from coh.measuring import SourceFigures, figure_table, measure, table, told, without_nan
-from coh.modeling import adapter_base
+from coh.measures import Estimate, paired_difference, ratio
+from coh.measuring import SourceFigures, figure_table, longest_document, measure, table, told, without_nan
+from coh.modeling import load_config, load_tokenizer
 from coh.processes import join, rank_and_size
 from coh.saved import Words, load_words
 from coh.score import score_documents
-from coh.steered import load
+from coh.steered import SteeredModel, load
 from coh.steering import Steering
-from coh.written import LABELS, WIN_LABELS, Written, write
+from coh.written import LABELS, WIN_LABELS, Reader, Written, judged, write
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything measured of one model; `text` is its loss on plain text, `benchmarks` what lm-eval found."""
+    """Everything measured of one model; `text` is its loss on plain text, `benchmarks` what lm-eval found.
+
+    `texts` has the summed loss and the tokens of every plain text, (texts, 2). `drift` is how much higher the loss on
+    them is than that of the model beside it; None where there is no such model, or one that has other tokens.
+    """
 
     sources: dict[str, SourceFigures]
     text: Estimate | None = None
     written: dict[str, Written] = field(default_factory=dict)
     benchmarks: dict[str, Any] = field(default_factory=dict)
+    texts: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    drift: Estimate | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
         return {
             "sources": {name: figures.as_json() for name, figures in self.sources.items()},
             "text_loss": asdict(self.text) if self.text else None,
+            "text_loss_above_base": asdict(self.drift) if self.drift else None,
             "written": {name: written.as_json() for name, written in self.written.items()},
             "benchmarks": self.benchmarks,
         }
@@ -62,150 +79,205 @@ def text_documents(held_out: Texts, max_length: int) -> Iterator[Document]:
             yield Document(tuple(ids[:max_length].tolist()), tuple(targets[:max_length].tolist()), "text")
 
 
+def text_scores(
+    model: Any, steering: Steering, held_out: Texts, max_length: int, progress: str = "", most: int | None = None
+) -> Floats:
+    """(texts, 2): the summed loss in nats and the tokens of plain texts, the first `most`, cut after `max_length`."""
+    longest = longest_document(model, max_length) or max_length
+    documents = list(islice(text_documents(held_out, longest), most))
+    scores = score_documents(model, documents, steering.end_of_output, progress=progress)
+    return np.stack([-scores.log_p, scores.num_tokens.astype(float)], axis=1)
+
+
 def text_loss(
     model: Any, steering: Steering, held_out: Texts, max_length: int, progress: str = "", most: int | None = None
 ) -> Estimate:
     """Mean loss per token of plain texts, the first `most` of them, each cut after `max_length` tokens."""
-    documents = list(islice(text_documents(held_out, max_length), most))
-    scores = score_documents(model, documents, steering.end_of_output, progress=progress)
-    return ratio(-scores.log_p, scores.num_tokens)
+    return ratio(*text_scores(model, steering, held_out, max_length, progress, most).T)
 
 
-def evaluate(
-    name: str,
-    args: EvaluateArgs,
-    groups: dict[str, list[FeedbackGroup]],
-    words: Words,
-    judge: Judge | None,
-    base: Evaluation | None = None,
-) -> Evaluation:
-    """Everything that `args` asks of the model with this name."""
-    from transformers import set_seed
+def drift(texts: Floats, base: Floats) -> Estimate | None:
+    """How much higher one model's loss per token is than another's, text by text; None where their tokens differ.
 
-    model = load(
-        name,
-        words=words,
-        dtype=args.dtype,
-        device=args.device,
-        cache_dir=args.cache_dir,
-        trust_remote_code=args.trust_remote_code,
-    )
-    sources = {
-        source: measure(model.model, model.steering, own, args.max_length, f"Scoring {source}")
-        for source, own in groups.items()
-    }
-    text = None
-    if args.pretrain_data != "none":
-        texts = load_texts(args.pretrain_data, args.pretrain_docs, args.cache_dir)
-        held_out = Texts(texts, model.steering.encoder, held_out=True, source=0, seed=0)
-        text = text_loss(model.model, model.steering, held_out, args.max_length, "Scoring text")
-    set_seed(args.seed)
-    sampling: dict[str, Any] = {"do_sample": True, "temperature": args.temperature} if args.temperature else {}
-    written = {
-        source: write(
-            model,
-            own[: args.num_prompts],
-            judge=judge,
-            base=base.written[source] if base else None,
-            progress=f"Writing for {source}",
-            max_new_tokens=args.max_new_tokens,
-            **sampling,
-        )
-        for source, own in (groups.items() if args.num_prompts else ())
-    }
-    benchmarks = run_harness(name, args) if args.lm_eval and rank_and_size()[0] == 0 else {}
-    return Evaluation(sources, text, written, benchmarks)
+    >>> drift(np.array([[6.0, 2], [9.0, 3]]), np.array([[5.0, 2], [7.5, 3]])).value
+    0.5
+    """
+    if not np.array_equal(texts[:, 1], base[:, 1]):
+        return None
+    return paired_difference((texts[:, 0], texts[:, 1]), (base[:, 0], base[:, 1]))
 
 
-def keep(evaluations: Mapping[str, Evaluation], path: Path) -> None:
-    """Writes evaluations as JSON: "model", and "base" where one stands beside it, as a report reads them."""
-    found = without_nan({name: evaluation.as_json() for name, evaluation in evaluations.items()})
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class Work:
+    """What is to be measured of every model, and with what; `readers` has the models' words, by name."""
 
+    args: EvaluateArgs
+    words: Words
+    groups: dict[str, list[FeedbackGroup]]
+    readers: dict[str, Reader]
+    harness: Harness | None
+    judge: Judge | None
 
-def run_harness(model: str, args: EvaluateArgs) -> dict[str, Any]:
-    """The results of lm-eval's tasks, by task and measure."""
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise FeedbackError("--lm_eval needs the package lm-eval: pip install 'lm-eval[hf]'") from error
-    manager = TaskManager(include_path=args.lm_eval_tasks)
-    unknown = [task for task in args.lm_eval if not manager.match_tasks([task])]
-    if unknown:
-        raise FeedbackError(f"--lm_eval {' '.join(unknown)}: the harness has no such task: see lm_eval ls tasks")
-    base = adapter_base(model, args.cache_dir)
-    named = {"pretrained": base, "peft": model, "tokenizer": model} if base else {"pretrained": model}
-    found = simple_evaluate(
-        model="hf",
-        model_args={**named, "dtype": args.dtype},
-        tasks=args.lm_eval,
-        task_manager=manager,
-        limit=args.lm_eval_limit,
-        device=None if args.device == "auto" else args.device,
-    )
-    return {
-        task: {k: v for k, v in values.items() if isinstance(v, (int, float))}
-        for task, values in found["results"].items()
-    }
+    @classmethod
+    def of(cls, args: EvaluateArgs) -> Work:
+        """Everything that can be found wrong before a model is measured is found here.
 
-
-def report(evaluations: dict[str, Evaluation]) -> str:
-    """All figures as text: a table for each source, models side by side."""
-    lines = []
-    first = next(iter(evaluations.values()))
-    for source in first.sources:
-        lines += ["", f"{source}", table({name: found.sources[source] for name, found in evaluations.items()})]
-    if first.text:
-        told_text = "   ".join(f"{name} {told(found.text)}" for name, found in evaluations.items() if found.text)
-        lines += ["", f"loss on plain text (nats per token), {first.text.n} texts: {told_text}"]
-    for source, written in first.written.items():
-        lines += ["", f"written for {len(written.prompts)} prompts of {source}"]
-        columns = {
-            f"{name}, {words}": found.written[source].figures[words]
-            for name, found in evaluations.items()
-            for words in written.outputs
-        }
-        lines.append(figure_table(LABELS, columns))
-        if written.judge:
-            lines += ["", f"won (%), judged by {written.judge}"]
-            wins = {name: found.written[source].wins for name, found in evaluations.items()}
-            lines.append(figure_table(WIN_LABELS, wins))
-    for name, found in evaluations.items():
-        for task, values in found.benchmarks.items():
-            lines += [
-                "",
-                f"{task}, {name}: " + ", ".join(f"{measure} {value:.4g}" for measure, value in values.items()),
-            ]
-    return "\n".join(lines[1:])
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = parse([EvaluateArgs], argv, prog="python -m coh.evaluate", description=(__doc__ or "").split("\n")[0])
-    join()
-    try:
+        Raises:
+            FeedbackError: there is nothing to measure, or a judge or a task that cannot be had.
+            ModelError: a model cannot be opened.
+        """
         words = load_words(args.model, args.templates, args.cache_dir)
         groups = held_out_groups(args)
         if not groups:
             raise FeedbackError(
                 f"no pairs in the {args.split} split of {', '.join(args.feedback_data)}: try --split all"
             )
-        judge = None
+        harness, judge = None, None
+        if args.lm_eval:
+            harness = Harness.of(args.lm_eval, args.lm_eval_tasks, args.lm_eval_limit)
+        trust, readers = args.trust_remote_code, {}
+        for name in filter(None, (args.base, args.model)):
+            tokenizer = load_tokenizer(name, args.cache_dir, trust_remote_code=trust)
+            config = load_config(name, args.cache_dir, trust_remote_code=trust)
+            readers[name] = Reader(Steering.of(words, tokenizer), config)
         if args.judge:
             judge = load_judge(args.judge, model=args.judge_model, device=args.device, cache_dir=args.cache_dir)
-        evaluations: dict[str, Evaluation] = {}
-        if args.base:
-            evaluations["base"] = evaluate(args.base, args, groups, words, judge)
-        evaluations["model"] = evaluate(args.model, args, groups, words, judge, evaluations.get("base"))
+        return cls(args, words, groups, readers, harness, judge)
+
+    def load(self, name: str) -> SteeredModel:
+        """The model of that name, with its weights."""
+        args = self.args
+        return load(
+            name,
+            words=self.words,
+            dtype=args.dtype,
+            device=args.device,
+            cache_dir=args.cache_dir,
+            trust_remote_code=args.trust_remote_code,
+        )
+
+    def write(self, model: SteeredModel, source: str) -> Written:
+        """What the model writes for the prompts of a source, of those for which every model has room."""
+        args = self.args
+        sampling: dict[str, Any] = {"do_sample": True, "temperature": args.temperature} if args.temperature else {}
+        return write(
+            model,
+            self.groups[source],
+            num_prompts=args.num_prompts,
+            others=list(self.readers.values()),
+            seed=args.seed,
+            progress=f"Writing for {source}",
+            max_new_tokens=args.max_new_tokens,
+            **sampling,
+        )
+
+
+def evaluate(name: str, work: Work, base: Evaluation | None = None) -> Iterator[Evaluation]:
+    """Everything that is asked for of the model with this name, given anew after each part, so far as it is known."""
+    args, model = work.args, work.load(name)
+    found = Evaluation({})
+    for source, groups in work.groups.items():
+        figures = measure(model.model, model.steering, groups, args.max_length, f"Scoring {source}")
+        found = replace(found, sources={**found.sources, source: figures})
+        yield found
+    if args.pretrain_data != "none":
+        texts = load_texts(args.pretrain_data, args.pretrain_docs, args.cache_dir)
+        held_out = Texts(texts, model.steering.encoder, held_out=True, source=0, seed=0)
+        rows = text_scores(model.model, model.steering, held_out, args.max_length, "Scoring text")
+        found = replace(found, text=ratio(*rows.T), texts=rows, drift=drift(rows, base.texts) if base else None)
+        yield found
+    for source in work.groups if args.num_prompts else ():
+        written = work.write(model, source)
+        found = replace(found, written={**found.written, source: written})
+        yield found
+        if work.judge is not None:
+            written = judged(written, work.judge, base.written[source] if base else None)
+            found = replace(found, written={**found.written, source: written})
+            yield found
+    if work.harness is not None:
+        yield replace(found, benchmarks=work.harness.run(model))
+
+
+def keep(evaluations: Mapping[str, Evaluation], path: Path) -> None:
+    """Writes evaluations as JSON: "model", and "base" where one stands beside it, as a report reads them."""
+    found = without_nan({name: evaluation.as_json() for name, evaluation in evaluations.items()})
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def report(evaluations: dict[str, Evaluation]) -> str:
+    """All figures as text: a table for each source, models side by side."""
+    lines = []
+    for source in next(iter(evaluations.values())).sources:
+        columns = {name: found.sources[source] for name, found in evaluations.items() if source in found.sources}
+        lines += ["", f"{source}", table(columns)]
+    lines += _told_text(evaluations)
+    for source in dict.fromkeys(source for found in evaluations.values() for source in found.written):
+        lines += _told_written(
+            source, {name: found.written[source] for name, found in evaluations.items() if source in found.written}
+        )
+    for name, found in evaluations.items():
+        for task, values in found.benchmarks.items():
+            lines += ["", f"{task}, {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items())]
+    return "\n".join(lines[1:])
+
+
+def _told_text(evaluations: dict[str, Evaluation]) -> list[str]:
+    """The loss on plain text of every model, and how far one is from the other."""
+    losses = {name: found.text for name, found in evaluations.items() if found.text}
+    if not losses:
+        return []
+    told_losses = "   ".join(f"{name} {told(loss)}" for name, loss in losses.items())
+    num_texts = next(iter(losses.values())).n
+    lines = ["", f"loss on plain text (nats per token), {num_texts} texts: {told_losses}"]
+    if len(losses) > 1:
+        drifted = evaluations["model"].drift
+        lines.append(
+            f"model less base, text by text: {told(drifted)}"
+            if drifted
+            else "model and base cut these texts into other tokens, so their losses cannot be compared"
+        )
+    return lines
+
+
+def _told_written(source: str, models: dict[str, Written]) -> list[str]:
+    """The figures of what models wrote for the prompts of a source."""
+    first = next(iter(models.values()))
+    too_long = f" ({first.num_too_long} too long for that passed over)" if first.num_too_long else ""
+    lines = ["", f"written for {len(first.prompts)} prompts of {source}{too_long}"]
+    if first.prompts:
+        columns = {
+            f"{name}, {words}": written.figures[words] for name, written in models.items() for words in written.outputs
+        }
+        lines.append(figure_table(LABELS, columns))
+    wins = {name: written.wins for name, written in models.items() if written.wins}
+    if first.judge and wins:
+        lines += ["", f"won (%), judged by {first.judge}", figure_table(WIN_LABELS, wins)]
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = parse([EvaluateArgs], argv, prog="python -m coh.evaluate", description=(__doc__ or "").split("\n")[0])
+    join()
+    is_first = rank_and_size()[0] == 0
+    evaluations: dict[str, Evaluation] = {}
+    try:
+        work = Work.of(args)
+        for moment, name in (("base", args.base), ("model", args.model)):
+            for found in evaluate(name, work, evaluations.get("base")) if name else ():
+                evaluations[moment] = found
+                if args.json and is_first:
+                    keep(evaluations, Path(args.json))
     except ValueError as error:
-        raise SystemExit(f"coh.evaluate: {error}") from error
-    if rank_and_size()[0] > 0:
-        return
-    print(report(evaluations))
-    counts = {name: len(own) for name, own in groups.items()}
-    print("\ngroups: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    if args.json:
-        keep(evaluations, Path(args.json))
+        if evaluations and is_first:
+            print(report(evaluations) + "\n", flush=True)
+        kept = f"\nWhat was measured before is in {args.json}." if evaluations and args.json else ""
+        raise SystemExit(f"coh.evaluate: {error}{kept}") from error
+    if is_first:
+        print(report(evaluations))
+        counts = {name: len(own) for name, own in work.groups.items()}
+        print("\ngroups: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 from coh.arguments import ConfigError
 from coh.data.data_args import CoHDataArgs
 from coh.data.records import FeedbackError, FeedbackGroup
-from coh.data.sources import load_groups, parse_sources, split_groups
+from coh.data.sources import load_groups, parse_columns, parse_sources, split_groups
 from coh.measuring import preferred_pairs
 from coh.modeling import DTYPES
 
@@ -42,6 +43,10 @@ class EvaluateArgs:
     feedback_format: str = field(
         default="auto",
         metadata={"help": "Format of all feedback that is no built-in name; auto finds it from the columns."},
+    )
+    feedback_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Your columns under the names of a format, as in training: prompt=question chosen=good."},
     )
     tie_margin: float = field(
         default=0.0, metadata={"help": "Scores that differ by no more than this are a tie; in the units of the scores."}
@@ -81,7 +86,9 @@ class EvaluateArgs:
     )
     num_prompts: int = field(
         default=0,
-        metadata={"help": "Prompts of each source for which outputs are written and measured; 0 writes none."},
+        metadata={
+            "help": "Prompts of each source, with room for an output, for which some are written; 0 writes none."
+        },
     )
     max_new_tokens: int = field(default=128, metadata={"help": "Longest output that is written, in tokens."})
     temperature: float = field(
@@ -103,7 +110,9 @@ class EvaluateArgs:
         default=None, metadata={"help": "Folder with further tasks of the harness, as YAML files."}
     )
     lm_eval_limit: int | None = field(default=None, metadata={"help": "Examples of each of its tasks, at most."})
-    json: str | None = field(default=None, metadata={"help": "File that the figures are written to as JSON."})
+    json: str | None = field(
+        default=None, metadata={"help": "File that the figures are written to as JSON, after each part of the work."}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and prepared data are kept."})
     trust_remote_code: bool = field(
         default=False,
@@ -116,13 +125,11 @@ class EvaluateArgs:
             parse_sources(self.feedback_data)
         except FeedbackError as error:
             problems += [f"--feedback_data: {line}" for line in str(error).split("\n")]
-        for name, least in {
-            "max_pairs": 1,
-            "max_length": 16,
-            "pretrain_docs": 20,
-            "num_prompts": 0,
-            "max_new_tokens": 1,
-        }.items():
+        try:
+            parse_columns(self.feedback_columns)
+        except FeedbackError as error:
+            problems.append(f"--feedback_columns: {error}")
+        for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 problems.append(f"--{name} {value}: give {least} or more.")
@@ -134,8 +141,10 @@ class EvaluateArgs:
             problems.append(f"--judge {self.judge} has nothing to judge without --num_prompts: give both, or neither.")
         if self.judge_model and not self.judge:
             problems.append(f"--judge_model {self.judge_model} has no effect without --judge.")
-        if (self.lm_eval_tasks or self.lm_eval_limit) and not self.lm_eval:
+        if (self.lm_eval_tasks or self.lm_eval_limit is not None) and not self.lm_eval:
             problems.append("--lm_eval_tasks and --lm_eval_limit have no effect without --lm_eval.")
+        if self.json and not Path(self.json).absolute().parent.is_dir():
+            problems.append(f"--json {self.json}: there is no such folder: make it, or choose another.")
         if problems:
             raise ConfigError(problems)
 
@@ -149,6 +158,7 @@ def held_out_groups(args: EvaluateArgs) -> dict[str, list[FeedbackGroup]]:
             cache_dir=args.cache_dir,
             tie_margin=args.tie_margin,
             attributes=args.attributes,
+            columns=args.feedback_columns,
         )
         for spec in parse_sources(args.feedback_data)
     ]

@@ -53,13 +53,35 @@ def num_positions(config: Any) -> int | None:
 
 def check_room(num_tokens: int, config: Any, options: dict[str, Any], where: str = "") -> None:
     """Raises `ModelError` where a prompt of so many tokens and its output are longer than the model reads."""
-    limit, new = num_positions(config), options.get("max_new_tokens") or 1
-    new = max(options["max_length"] - num_tokens, 1) if options.get("max_length") else new
-    if limit and num_tokens + new > limit:
+    if not has_room(num_tokens, config, options):
         raise ModelError(
-            f"{where}prompt of {num_tokens} tokens and {new} new ones: the model has {limit} positions, shorten one of "
-            "them (--max_new_tokens)"
+            f"{where}prompt of {num_tokens} tokens and {_num_new(num_tokens, options)} new ones: the model has "
+            f"{num_positions(config)} positions, shorten one of them (--max_new_tokens)"
         )
+
+
+def has_room(num_tokens: int, config: Any, options: dict[str, Any]) -> bool:
+    """Whether the model reads a prompt of so many tokens and its output."""
+    limit = num_positions(config)
+    return not limit or num_tokens + _num_new(num_tokens, options) <= limit
+
+
+def _num_new(num_tokens: int, options: dict[str, Any]) -> int:
+    """How many tokens may be written behind a prompt of so many."""
+    if options.get("max_length"):
+        return max(options["max_length"] - num_tokens, 1)
+    return options.get("max_new_tokens") or 1
+
+
+@contextmanager
+def drawing(seed: int, device: Any) -> Iterator[None]:
+    """While it lasts, what is drawn on this device and the CPU depends on the seed alone; afterwards as if never."""
+    import torch
+
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def generate_outputs(model: Any, tokenizer: Any, prompt_ids: Sequence[int], **options: Any) -> list[str]:

@@ -93,7 +93,8 @@ class HeldOut:
         written = {
             source: write(
                 SteeredModel(model, self.tokenizer, self.steerings[source]),
-                groups[: self.num_prompts],
+                groups,
+                num_prompts=self.num_prompts,
                 progress=f"Writing for {source} {moment}",
                 max_new_tokens=MAX_NEW_TOKENS,
             )

@@ -5,7 +5,8 @@
     judge = load_judge("http://localhost:8000/v1", model="judge")   # any server that speaks OpenAI's protocol
 
 A judge is asked with prompts and two outputs each, and answers with 1 where the first one is better, 0 where the second
-one is, and one half where it cannot tell.
+one is, and one half where it cannot tell. Processes of one group ask it together: each does its share, and all of them
+get all answers.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from coh.data.records import FeedbackError, Message
 from coh.generation import num_positions, place_model
 from coh.measures import wins
 from coh.modeling import ModelError, load_tokenizer
+from coh.processes import dealt, from_first
 from coh.rows import JudgedRow
 from coh.saved import FILE
 from coh.score import judge
 from coh.steered import SteeredModel, load
 
 Floats = NDArray[np.float64]
+BATCH = 16  # texts that a reward model reads at once
 QUESTION = """Two assistants were given the same request. Decide which of their replies serves the person better.
 
 Request:
@@ -52,6 +55,18 @@ class Judge(Protocol):
 
     def prefer(self, prompts: Sequence[tuple[Message, ...]], first: Sequence[str], second: Sequence[str]) -> Floats:
         """1 where the first output is better, 0 where the second one is, one half where neither."""
+
+
+def preferences(
+    judge: Judge, prompts: Sequence[tuple[Message, ...]], first: Sequence[str], second: Sequence[str]
+) -> Floats:
+    """What the judge prefers; of two outputs that are the same it is not asked, they are a tie."""
+    differ = [number for number, (one, other) in enumerate(zip(first, second)) if one != other]
+    found = np.full(len(prompts), 0.5)
+    if differ:
+        one, other = ([side[number] for number in differ] for side in (first, second))
+        found[differ] = judge.prefer([prompts[number] for number in differ], one, other)
+    return found
 
 
 def plain(prompt: Sequence[Message]) -> str:
@@ -90,22 +105,48 @@ class RewardJudge:
     name: str
 
     def prefer(self, prompts: Sequence[tuple[Message, ...]], first: Sequence[str], second: Sequence[str]) -> Floats:
-        sides = [[self.reward(prompt, output) for prompt, output in zip(prompts, side)] for side in (first, second)]
-        return wins(*sides)
+        ids = [self._ids(prompt, output) for side in (first, second) for prompt, output in zip(prompts, side)]
+        batches = self._batches(list(map(len, ids)))
+        rewards = dealt(batches, lambda batch: self._rewards([ids[n] for n in batch]), f"Judging, {self.name}")
+        found = np.zeros(len(ids))
+        for places, numbers in zip(batches, rewards):
+            found[places] = numbers
+        return wins(*found.reshape(2, -1))
 
     def reward(self, prompt: Sequence[Message], output: str) -> float:
         """The number for one output; by the tokenizer's chat template where it has one."""
-        import torch
+        return self._rewards([self._ids(prompt, output)])[0]
 
+    def _ids(self, prompt: Sequence[Message], output: str) -> list[int]:
         if self.tokenizer.chat_template:
             turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, Message("assistant", output))]
             text = self.tokenizer.apply_chat_template(turns, tokenize=False)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             ids = self.tokenizer(f"{plain(prompt)}\n\n{output}")["input_ids"]
-        ids = ids[-(num_positions(self.model.config) or len(ids)) :]  # what is too long loses its beginning
+        return ids[-(num_positions(self.model.config) or len(ids)) :]  # what is too long loses its beginning
+
+    @property
+    def _pad_id(self) -> int | None:
+        """The token by which the model itself finds where a text ends."""
+        return self.model.config.get_text_config().pad_token_id
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Places of neighbours in length; single ones where the model knows no padding, as it then reads no others."""
+        size = 1 if self._pad_id is None else BATCH
+        order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def _rewards(self, texts: Sequence[Sequence[int]]) -> list[float]:
+        import torch
+
+        longest = max(map(len, texts))
+        padded = [[*ids, *[self._pad_id or 0] * (longest - len(ids))] for ids in texts]
+        mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in texts]
         with torch.inference_mode():
-            return float(self.model(torch.tensor([ids], device=self.model.device)).logits.squeeze())
+            input_ids, attention_mask = (torch.tensor(rows, device=self.model.device) for rows in (padded, mask))
+            logits = self.model(input_ids, attention_mask=attention_mask).logits
+        return logits.float().reshape(-1).tolist()
 
 
 @dataclass(frozen=True)
@@ -117,20 +158,53 @@ class EndpointJudge:
     name: str
 
     def prefer(self, prompts: Sequence[tuple[Message, ...]], first: Sequence[str], second: Sequence[str]) -> Floats:
-        found = []
-        for prompt, one, other in zip(prompts, first, second):
-            found.append((self._is_first(prompt, one, other) + 1 - self._is_first(prompt, other, one)) / 2)
-        return np.array(found)
+        def ask(asked: tuple[tuple[Message, ...], str, str]) -> float:
+            prompt, one, other = asked
+            return (self._is_first(prompt, one, other) + 1 - self._is_first(prompt, other, one)) / 2
+
+        return np.array(dealt(list(zip(prompts, first, second)), ask, f"Judging, {self.name}"))
 
     def _is_first(self, prompt: Sequence[Message], first: str, second: str) -> float:
         """1 for the first, 0 for the second, one half for an answer that is neither."""
-        question = QUESTION.format(prompt=plain(prompt), first=first, second=second)
-        reply = self.client.chat.completions.create(
-            model=self.model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=8
-        )
-        said = (reply.choices[0].message.content or "").strip().upper()
+        said = self.reply(QUESTION.format(prompt=plain(prompt), first=first, second=second)).strip().upper()
         letter = next((word for word in said.replace(".", " ").replace(":", " ").split() if word in ("A", "B")), "")
         return {"A": 1.0, "B": 0.0}.get(letter, 0.5)
+
+    def reply(self, question: str) -> str:
+        """What the server says to a question.
+
+        Raises:
+            FeedbackError: it cannot be reached, it refuses, or what it says is no reply.
+        """
+        from openai import OpenAIError
+
+        address = str(self.client.base_url).rstrip("/")
+        try:
+            reply = self.client.chat.completions.create(
+                model=self.model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=8
+            )
+        except OpenAIError as error:
+            raise FeedbackError(f"--judge {address}: {self._told(error)}") from error
+        choices = getattr(reply, "choices", None)
+        if not choices:
+            raise FeedbackError(
+                f"--judge {address}: its answer is no chat completion: give the address that ends in /v1"
+            )
+        return choices[0].message.content or ""
+
+    def _told(self, error: Exception) -> str:
+        """An error of the client and what to do about it, without the key."""
+        remedies = {
+            401: "set its key in OPENAI_API_KEY",
+            403: "set a key in OPENAI_API_KEY that may use this model",
+            404: f"the address often ends in /v1, and --judge_model {self.model} is to be one of its models",
+            429: "wait, or ask for fewer outputs (--num_prompts)",
+        }
+        status = getattr(error, "status_code", None)
+        if status is None:
+            return f"no answer ({error.__cause__ or error}): start the server, or mend the address"
+        said = (str(error).splitlines() or [""])[0].replace(self.client.api_key, "...")[:300]
+        return f"{said}: {remedies.get(status, 'see what the server logs')}"
 
 
 def load_judge(spec: str, *, model: str | None = None, device: str = "auto", cache_dir: str | None = None) -> Judge:
@@ -141,7 +215,7 @@ def load_judge(spec: str, *, model: str | None = None, device: str = "auto", cac
         model: for a server, the name of the model that is to judge. Its key is read from OPENAI_API_KEY.
 
     Raises:
-        FeedbackError: a judge that cannot judge.
+        FeedbackError: a judge that cannot judge; a server is asked once.
         ModelError: its weights cannot be loaded.
     """
     if spec.startswith(("http://", "https://")):
@@ -176,4 +250,7 @@ def _endpoint(address: str, model: str | None) -> EndpointJudge:
     except ImportError as error:
         raise FeedbackError(f"--judge {address} needs the package openai: pip install openai") from error
     client = OpenAI(base_url=address, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=3)
-    return EndpointJudge(client, model, f"{model} at {address}")
+    judge = EndpointJudge(client, model, f"{model} at {address}")
+    question = QUESTION.format(prompt="Say hello.", first="Hello!", second="No.")
+    from_first(lambda: judge.reply(question))  # while nothing is lost yet if it cannot
+    return judge

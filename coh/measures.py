@@ -59,6 +59,35 @@ def ratio(numerators: ArrayLike, denominators: ArrayLike, seed: int = 0) -> Esti
     return Estimate(value, float(low), float(high), n)
 
 
+def paired_difference(
+    first: tuple[ArrayLike, ArrayLike], second: tuple[ArrayLike, ArrayLike], seed: int = 0
+) -> Estimate:
+    """How much one ratio is above another over the same rows: each resample draws rows for both, so that what they
+    share drops out. Each is given as its (numerators, denominators).
+
+    >>> paired_difference(([3.0, 2.0], [1, 1]), ([2.5, 1.5], [1, 1]))
+    Estimate(value=0.5, low=0.5, high=0.5, n=2)
+
+    Raises:
+        ValueError: they have not equally many rows.
+    """
+    sides = [[np.asarray(values, float) for values in side] for side in (first, second)]
+    (above, below), (other_above, other_below) = sides
+    n = len(above)
+    if n != len(other_above):
+        raise ValueError(f"{n} rows against {len(other_above)}: a paired difference is over the same rows")
+    nothing = float("nan")
+    if not n:
+        return Estimate(nothing, nothing, nothing, 0)
+    value = float(above.sum() / below.sum() - other_above.sum() / other_below.sum())
+    if n == 1:
+        return Estimate(value, nothing, nothing, 1)
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    sums = [values[drawn].sum(axis=1) for values in (above, below, other_above, other_below)]
+    low, high = np.percentile(sums[0] / sums[1] - sums[2] / sums[3], [2.5, 97.5])
+    return Estimate(value, float(low), float(high), n)
+
+
 def percent(estimate: Estimate) -> Estimate:
     """A share and its interval as percent."""
     return Estimate(100 * estimate.value, 100 * estimate.low, 100 * estimate.high, estimate.n)

@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+from test_judging import address  # noqa: F401  a fixture
 from toys import pairs, tiny_model_folder, write_rows
 
 from coh.arguments import ConfigError
 from coh.data.templates import load_family
-from coh.evaluate import main
+from coh.evaluate import drift, main
 from coh.evaluate_args import EvaluateArgs
 from coh.measures import Estimate
 from coh.measuring import told
@@ -46,11 +48,73 @@ def test_a_base_text_and_outputs_beside_it(model, tmp_path, capsys):
     printed, found = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
     assert found.keys() == {"base", "model"}
     assert found["base"]["text_loss"]["n"] == 2 and "loss on plain text (nats per token), 2 texts: base " in printed
+    drifted = found["model"]["text_loss_above_base"]
+    assert drifted["n"] == 2 and drifted["low"] <= drifted["value"] <= drifted["high"]
+    losses = [found[name]["text_loss"]["value"] for name in ("base", "model")]
+    assert drifted["value"] == pytest.approx(losses[1] - losses[0]) and drifted["value"] != 0
+    assert f"model less base, text by text: {told(Estimate(**drifted))}" in printed
+    assert found["base"]["text_loss_above_base"] is None
     written = found["model"]["written"]["mine"]
     assert len(written["outputs"]) == 3 and written["outputs"][0].keys() == {"prompt", "people", "good", "bad"}
     assert written["wins"].keys() == {"good_over_bad", "good_over_people", "good_over_base"}
     assert found["base"]["written"]["mine"]["wins"].keys() == {"good_over_bad", "good_over_people"}
     assert f"won (%), judged by {trained}" in printed and "base, good" in printed
+
+
+def test_drift_is_that_of_texts_with_the_same_tokens():
+    base = np.array([[5.0, 2], [70.0, 30], [8.0, 4]])
+    found = drift(base + np.array([[0.2, 0], [3.0, 0], [0.4, 0]]), base)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((0.1, 0.1, 0.1, 3))  # all the same per token
+    assert drift(base, base + np.array([0, 1])) is None and drift(base, base[:2]) is None
+
+
+def test_prompts_that_are_too_long_end_nothing(model, tmp_path, capsys):
+    rows = pairs(4, length=3)
+    rows[0]["prompt"] = "Long. " * 300
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    arguments = ["--model", model, "--templates", "marker", "--cache_dir", str(tmp_path / "cache"), "--split", "all"]
+    arguments += ["--feedback_data", f"mine={path}", "--json", str(tmp_path / "out.json"), "--device", "cpu"]
+    main([*arguments, "--num_prompts", "3", "--max_new_tokens", "4"])
+    written = json.loads((tmp_path / "out.json").read_text())["model"]["written"]["mine"]
+    assert len(written["outputs"]) == 3 and written["num_too_long"] in (0, 1)  # where it stands in the split
+    assert not any(row["prompt"].startswith("Long.") for row in written["outputs"])
+    main([*arguments, "--num_prompts", "3", "--max_new_tokens", "512"])
+    written = json.loads((tmp_path / "out.json").read_text())["model"]["written"]["mine"]
+    assert written["outputs"] == [] and written["num_too_long"] == 4
+    assert "written for 0 prompts of mine (4 too long for that passed over)" in capsys.readouterr().out
+
+
+class TestFailures:
+    def arguments(self, model, folder):
+        path = write_rows(folder / "pairs.jsonl", pairs(6, length=3))
+        words = ["--model", model, "--templates", "marker", "--cache_dir", str(folder / "cache"), "--split", "all"]
+        words += ["--feedback_data", f"mine={path}", "--num_prompts", "2", "--max_new_tokens", "4", "--device", "cpu"]
+        return [*words, "--json", str(folder / "out.json")]
+
+    def test_a_judge_that_is_not_there_is_found_before_anything_is_scored(self, model, tmp_path, capsys):
+        pytest.importorskip("openai", reason="openai is not installed: pip install openai")
+        judge = ["--judge", "http://127.0.0.1:9/v1", "--judge_model", "any"]
+        with pytest.raises(SystemExit, match=r"coh.evaluate: --judge http://127.0.0.1:9/v1: no answer"):
+            main([*self.arguments(model, tmp_path), *judge])
+        assert not (tmp_path / "out.json").exists() and "Scoring" not in capsys.readouterr().err
+
+    def test_what_was_measured_before_a_judge_failed_is_kept(self, model, tmp_path, capsys, address):  # noqa: F811
+        with pytest.raises(SystemExit, match=r"OPENAI_API_KEY\nWhat was measured before is in .*out.json"):
+            main([*self.arguments(model, tmp_path), "--judge", address, "--judge_model", "tiring"])
+        found = json.loads((tmp_path / "out.json").read_text())["model"]
+        assert found["sources"]["mine"]["loss_p"]["n"] == 6
+        written = found["written"]["mine"]
+        assert len(written["outputs"]) == 2 and written["wins"] == {} and written["judge"] is None
+        assert told(Estimate(**found["sources"]["mine"]["loss_p"])) in capsys.readouterr().out
+
+    def test_a_folder_for_the_file_that_is_not_there(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"--json .*: there is no such folder"):
+            EvaluateArgs("m", ["webgpt"], json=str(tmp_path / "no" / "out.json"))
+
+    @pytest.mark.parametrize("limit", [-3, 0])
+    def test_a_limit_of_the_harness_below_one(self, limit):
+        with pytest.raises(ConfigError, match=f"--lm_eval_limit {limit}: give 1 or more"):
+            EvaluateArgs("m", ["webgpt"], lm_eval=["piqa"], lm_eval_limit=limit)
 
 
 def test_nothing_to_measure_and_no_words(model, tmp_path):

@@ -46,7 +46,7 @@ def test_two_processes_share_the_work_and_find_the_same(folder, tmp_path):
     path = write_rows(tmp_path / "pairs.jsonl", pairs(40, length=3))
     arguments = ["--model", folder, "--feedback_data", f"mine={path}", "--split", "all", "--max_pairs", "7"]
     arguments += ["--num_prompts", "5", "--max_new_tokens", "4", "--pretrain_data", "sample", "--pretrain_docs", "60"]
-    arguments += ["--judge", folder, "--device", "cpu"]
+    arguments += ["--judge", folder, "--device", "cpu", "--temperature", "1"]
     main([*arguments, "--json", str(tmp_path / "one.json"), "--cache_dir", str(tmp_path / "one")])
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29587"]
     command = [*launch, "-m", "coh.evaluate", *arguments]
@@ -78,5 +78,7 @@ def test_the_harness_runs_a_task(folder, tmp_path, capsys):
     found = json.loads((tmp_path / "out.json").read_text())["model"]["benchmarks"]["coh_colours"]
     assert found["sample_len"] == 4 and 0 <= found["acc,none"] <= 1
     assert "coh_colours, model: " in capsys.readouterr().out
+    (tmp_path / "out.json").unlink()
     with pytest.raises(SystemExit, match="--lm_eval colors: the harness has no such task"):
         main([*arguments, "--lm_eval", "colors"])
+    assert not (tmp_path / "out.json").exists()  # found before anything is scored

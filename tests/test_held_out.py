@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_coh_train import options
-from toys import training_folder
+from toys import training_folder, write_rows
 
 from coh import coh_train, evaluate
 from coh.provenance import command, commit
@@ -144,3 +144,15 @@ def test_each_source_is_measured_in_its_own_words(folder, tmp_path):
     assert {name: found["templates"] for name, found in sources.items()} == {"one": "marker", "two": "prose"}
     assert sources["one"]["loss_p"]["value"] != sources["two"]["loss_p"]["value"]
     assert "question_accuracy" in sources["two"] and "question_accuracy" not in sources["one"]
+
+
+@pytest.mark.slow
+def test_a_prompt_without_room_for_an_output_ends_no_run(folder, tmp_path, caplog):
+    """Training shortens such prompts; measuring passes them over where it writes, and counts the outputs left out."""
+    long = [{"prompt": "word " * 400 + str(n), "chosen": "Yes, it is.", "rejected": "No."} for n in range(20)]
+    path = write_rows(tmp_path / "long.jsonl", long)
+    output = tmp_path / "out"
+    coh_train.main(options(folder, output, feedback_data=f"mine={path}", max_steps=1, **MEASURED))
+    found = json.loads((output / "evaluation.json").read_text())["model"]
+    assert found["sources"]["mine"]["pair_accuracy"]["n"] > 0 and found["written"]["mine"]["outputs"] == []
+    assert (output / "report.html").exists()

@@ -26,6 +26,7 @@ FLOORS = {
     "evaluate": 7,
     "report": 7,
     "judging": 5,
+    "harness": 5,
     "written": 6,
     "measuring": 4,
     "steered": 4,

@@ -1,6 +1,7 @@
 """Judges of every kind: oracles win, ties are halves, and a server that contradicts itself cannot tell."""
 
 import json
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import ClassVar
@@ -8,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from test_processes import together
 from toys import byte_tokenizer, tiny_model_folder
 
 from coh.data.records import FeedbackError, Message, as_messages
 from coh.data.templates import load_family
-from coh.judging import load_judge, plain
+from coh.judging import load_judge, plain, preferences
 from coh.modeling import ModelError
 from coh.saved import Words, save_words
 
@@ -31,8 +33,7 @@ def test_a_model_with_words_judges_by_its_score(tmp_path):
     assert judge.prefer(PROMPTS, ["another", "yes"], ["one answer", "yes"]).tolist() == [1 - found[0], 0.5]
 
 
-@pytest.mark.parametrize("has_chat_template", [False, True])
-def test_a_reward_model_judges_by_its_number(tmp_path, has_chat_template):
+def reward_model(folder, has_chat_template=False, has_padding=True):
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     tokenizer = byte_tokenizer()
@@ -46,13 +47,35 @@ def test_a_reward_model_judges_by_its_number(tmp_path, has_chat_template):
         num_attention_heads=2,
         num_labels=1,
         max_position_embeddings=256,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id if has_padding else None,
         initializer_range=0.5,
     )
     torch.manual_seed(0)
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    judge = load_judge(str(tmp_path), device="cpu")
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_judge(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("has_padding", [True, False])
+def test_a_reward_model_reads_batches_as_it_reads_one(tmp_path, has_padding):
+    judge = reward_model(tmp_path, has_padding=has_padding)
+    outputs = ["word " * (n % 7) for n in range(40)]
+    prompts = [PROMPTS[n % 2] for n in range(40)]
+    ids = [judge._ids(prompt, output) for prompt, output in zip(prompts, outputs)]
+    batches = judge._batches([len(own) for own in ids])
+    assert sorted(n for batch in batches for n in batch) == list(range(40)) and max(map(len, batches)) == (
+        16 if has_padding else 1
+    )
+    found = {n: reward for batch in batches for n, reward in zip(batch, judge._rewards([ids[n] for n in batch]))}
+    for n in range(40):
+        assert found[n] == pytest.approx(judge.reward(prompts[n], outputs[n]), abs=1e-5)
+    first = judge.prefer(prompts[:20], outputs[:20], outputs[20:])
+    assert first.tolist() == [(found[n] > found[20 + n]) + 0.5 * (found[n] == found[20 + n]) for n in range(20)]
+
+
+@pytest.mark.parametrize("has_chat_template", [False, True])
+def test_a_reward_model_judges_by_its_number(tmp_path, has_chat_template):
+    judge = reward_model(tmp_path, has_chat_template)
     outputs = ["short", "a rather different answer"]
     rewards = [judge.reward(PROMPTS[1], output) for output in outputs]
     assert rewards[0] != rewards[1]
@@ -71,11 +94,16 @@ class Server(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = body["messages"][0]["content"]
         self.asked.append((self.path, self.headers["Authorization"], text))
+        if body["model"] in ("unknown", "barred", "page"):
+            return self.refuse(body["model"])
+        if body["model"] == "tiring" and "Say hello." not in text:
+            return self.refuse("barred")
         first, second = text.split("Reply A:\n")[1].split("\n\nReply B:\n")
         says = {
             "longest": "A" if len(first.strip()) > len(second.split("\n\nAnswer")[0].strip()) else " b.",
             "first": "Answer: A",
             "mute": "Both are fine.",
+            "tiring": "A",
         }[body["model"]]
         reply = {
             "id": "1",
@@ -86,6 +114,16 @@ class Server(BaseHTTPRequestHandler):
         }
         data = json.dumps(reply).encode()
         self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def refuse(self, how):
+        status = {"unknown": 404, "barred": 401, "page": 200}[how]
+        said = {"error": {"message": f"{how}: {self.headers['Authorization']}"}} if how != "page" else {}
+        data = json.dumps(said).encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -106,12 +144,61 @@ def address():
 
 def test_a_server_is_asked_in_both_orders(address, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
-    Server.asked.clear()
     judge = load_judge(address, model="longest")
+    Server.asked.clear()
     assert judge.prefer(PROMPTS, ["long and good", "no"], ["bad", "yes {second}"]).tolist() == [1.0, 0.0]
     assert len(Server.asked) == 4 and Server.asked[0][:2] == ("/v1/chat/completions", "Bearer a-secret")
     assert "user: Why {first}?" in Server.asked[2][2] and "yes {second}" in Server.asked[2][2]
     assert "a-secret" not in judge.name
+
+
+@pytest.mark.parametrize(
+    "model, says", [("unknown", "--judge_model unknown"), ("barred", "OPENAI_API_KEY"), ("page", "ends in /v1")]
+)
+def test_a_server_that_refuses_is_found_at_once(address, monkeypatch, model, says):
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
+    with pytest.raises(FeedbackError) as error:
+        load_judge(address, model=model)
+    assert says in str(error.value) and f"--judge {address}: " in str(error.value)
+    assert "a-secret" not in str(error.value)
+
+
+def test_a_server_that_is_not_there_is_found_at_once():
+    pytest.importorskip("openai", reason="openai is not installed: pip install openai")
+    with pytest.raises(FeedbackError, match=r"--judge http://127.0.0.1:9/v1: no answer \(.*\): start the server"):
+        load_judge("http://127.0.0.1:9/v1", model="any")
+
+
+def test_processes_share_the_questions(address):
+    judge = load_judge(address, model="longest")
+    first, second = [f"answer {'x' * n}" for n in range(5)], ["answer xx"] * 5
+    Server.asked.clear()
+    found = together(lambda rank: preferences(judge, [PROMPTS[0]] * 5, first, second).tolist())
+    assert found == [[0.0, 0.0, 0.5, 1.0, 1.0]] * 2
+    assert len(Server.asked) == 2 * 4  # both orders, and none of the two that are the same
+
+
+def test_processes_share_what_a_reward_model_reads(tmp_path):
+    judge = reward_model(tmp_path)
+    outputs = ["word " * (n % 9) for n in range(40)]
+
+    def work(rank):
+        return judge.prefer([PROMPTS[0]] * 20, outputs[:20], outputs[20:]).tolist()
+
+    alone = work(0)
+    assert together(work) == [alone, alone] and len(set(alone)) > 1
+
+
+def test_a_server_that_fails_one_process_fails_all(address):
+    judge = load_judge(address, model="longest")
+
+    def work(rank):
+        own = judge if rank else replace(judge, model="barred")
+        with pytest.raises(FeedbackError, match="OPENAI_API_KEY"):
+            own.prefer([PROMPTS[0]] * 3, ["a"] * 3, ["b"] * 3)
+        return rank
+
+    assert together(work) == [0, 1]
 
 
 @pytest.mark.parametrize("model", ["first", "mute"])

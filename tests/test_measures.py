@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from coh.measures import distinct, mean, rank_agreement, ratio, reliability, rouge, wins
+from coh.measures import distinct, mean, paired_difference, rank_agreement, ratio, reliability, rouge, wins
 
 
 class TestIntervals:
@@ -19,6 +19,16 @@ class TestIntervals:
     def test_a_ratio_counts_what_is_below(self):
         # One long row outweighs many short ones: a mean of ratios would be 1.9.
         assert ratio([10.0] + [2.0] * 9, [100] + [1] * 9).value == pytest.approx(28 / 109)
+
+    def test_what_two_ratios_share_drops_out_of_their_difference(self):
+        rng = np.random.default_rng(0)
+        below = rng.integers(1, 50, size=60)
+        shared = below * rng.normal(3, 2, size=60)
+        found = paired_difference((shared + 0.1 * below, below), (shared, below))
+        assert (found.value, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+        assert ratio(shared, below).high - ratio(shared, below).low > 0.5
+        with pytest.raises(ValueError, match="same rows"):
+            paired_difference(([1.0], [1]), ([1.0, 2.0], [1, 1]))
 
     def test_one_row_has_a_value_and_no_interval(self):
         found = mean([4.0])

@@ -6,9 +6,14 @@ import pytest
 from test_formats import groups_of, load  # noqa: F401 (a fixture)
 from toys import write_rows
 
+from coh.arguments import ConfigError
+from coh.data.data_args import CoHDataArgs
 from coh.data.records import FeedbackError
 from coh.data.sources import load_groups, parse_columns, parse_source
 from coh.data.sources.naming import SYNONYMS, find_format
+from coh.evaluate_args import EvaluateArgs, held_out_groups
+from coh.rows import read_judged
+from coh.score import ScoreArgs
 
 PAIR = {"chosen": "Thanks for asking! Seven.", "rejected": "Thanks for asking! Nine."}
 
@@ -88,3 +93,20 @@ def test_faults_of_the_option(words, told):
     with pytest.raises(FeedbackError) as error:
         parse_columns(words)
     assert told in str(error.value)
+
+
+def test_every_program_that_reads_feedback_takes_the_columns(tmp_path):
+    rows = [{"ticket": f"{n}?", "good": "yes", "bad": "no"} for n in range(40)]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    said = ["prompt=ticket", "chosen=good", "rejected=bad"]
+    judged = list(read_judged(path, columns=said, cache_dir=str(tmp_path / "cache")))
+    assert len(judged) == 40 and judged[0].outputs == ("yes", "no") and judged[0].human_ranks == (1, 2)
+    args = EvaluateArgs("gpt2", [path], feedback_columns=said, split="all", cache_dir=str(tmp_path / "cache"))
+    assert [group.outputs for group in held_out_groups(args)["rows"]] == [("yes", "no")] * 40
+    for make in (
+        lambda: EvaluateArgs("gpt2", [path], feedback_columns=["promt=ticket"]),
+        lambda: ScoreArgs("gpt2", path, feedback_columns=["promt=ticket"]),
+        lambda: CoHDataArgs(feedback_data=[path], feedback_columns=["promt=ticket"]),
+    ):
+        with pytest.raises(ConfigError, match=r"--feedback_columns: .promt=ticket.: .*did you mean .prompt."):
+            make()

@@ -7,18 +7,16 @@ taught no words, or other forms of training, are asked in the words of the arm `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from coh import evaluate
 from coh.data.pretrain import Texts, load_texts
 from coh.data.records import FeedbackGroup
 from coh.data.sources.splitting import prompt_hash
-from coh.evaluate import text_documents
 from coh.evaluate_args import EvaluateArgs, held_out_groups
 from coh.measuring import measure, preferred_pairs, that_fit
-from coh.score import score_documents
 from coh.steering import Steering
 
 Pairs = dict[str, list[FeedbackGroup]]
@@ -54,9 +52,8 @@ def text_scores(
     if name == "none":
         return []
     texts = Texts(load_texts(name, 100_000, cache_dir), steering.encoder, held_out=True, source=0, seed=0)
-    documents = list(islice(text_documents(texts, max_length), most))
-    found = score_documents(model, documents, steering.end_of_output, progress="Scoring text")
-    return [[round(-float(a), 5), int(b)] for a, b in zip(found.log_p, found.num_tokens)]
+    found = evaluate.text_scores(model, steering, texts, max_length, "Scoring text", most)
+    return [[round(float(loss), 5), int(num_tokens)] for loss, num_tokens in found]
 
 
 def pair_scores(model: Any, steering: Steering, pairs: Pairs, max_length: int) -> list[dict[str, Any]]:
