@@ -331,9 +331,9 @@ def _origin(source: Source) -> str:
 def _training(run: Run) -> Iterator[str]:
     names = (*OPTIONS, *(OF_ADAPTERS if _is_adapter(run.folder) else ()))
     rows = [(name, _value(run.arguments[name])) for name in names if run.arguments.get(name) not in (None, [], "")]
-    tokens, steps = run.curve("num_tokens_seen"), run.curve("loss")
-    if tokens:
-        rows.append(("tokens read", f"{int(tokens[-1][1]):,}"))
+    steps = run.curve("loss")
+    if run.num_tokens:
+        rows.append(("tokens read", f"{run.num_tokens:,}"))
     if steps:
         rows.append(("loss at the end", f"{steps[-1][1]:.3f}"))
     yield "## Training"

@@ -2,16 +2,21 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from coh.arguments import ConfigError
+from coh.arguments import ConfigError, parse_or_raise
+from coh.evaluate_args import EvaluateArgs
 from coh.report import main, write_report
 from coh.report.pictures import PRINT, VARIABLES, _bars, _curves, _evaluation, _histogram, _reliability, pictures
 from coh.report.record import ReportError, read_run
+from coh.report.tables import glance
+from coh.report.verdict import MORE_PAIRS, verdict
 
 NASTY = "</p><script>alert('x')</script> | a\x1b[31m b"
 
@@ -172,11 +177,12 @@ def test_what_is_missing_is_named_and_not_drawn(run):
     folder = run("first", evaluation=False)
     (folder / "coh.json").unlink()
     text = write_report([folder]).with_suffix(".md").read_text()
-    assert "Not recorded, and so not shown: " in text
+    assert text.rstrip().splitlines()[-1].startswith("*Not recorded, and so not shown: ")
     page = read(folder / "report.html").text
     for words in ("figures before training", "outputs (coh.evaluate", "data, arguments and versions"):
         assert words in page
     assert "Pair accuracy on held-out" not in page and "Training loss" in page
+    assert page.index("Not recorded") > page.index("To repeat first")
 
 
 def test_two_runs_stand_side_by_side(run, tmp_path, capsys):
@@ -228,6 +234,191 @@ def test_options_are_written_as_on_the_command_line(run, tmp_path):
     text = write_report(folders, tmp_path / "both.html").with_suffix(".md").read_text()
     assert "| chains | p n 'two words' | p |" in text and "| bf16 | true | false |" in text
     assert "| model\\_name | one | - |" in text
+
+
+def with_pairs(gaps, num_pairs=60, spread=0.5, sources=("mine",), has_scores=True):
+    """Figures before and after training of sources whose pairs differ much from each other, and change alike."""
+    apart = np.linspace(-2, 2, num_pairs)
+
+    def of(gap):
+        better = apart + gap / 20 + np.linspace(-0.01, 0.01, num_pairs)
+        scores = {"scores": [[value, 0.0] for value in better]} if has_scores else {}
+        return {"steering_gap": figure(gap, spread, num_pairs), **scores}
+
+    def put(found):
+        for moment, gap in zip(("base", "model"), gaps):
+            found[moment]["sources"] = {name: of(gap) for name in sources}
+
+    return put
+
+
+def judged(folder, how):
+    change(folder, "evaluation.json", how)
+    return verdict(read_run(folder))
+
+
+@pytest.mark.parametrize("has_scores", [True, False])
+def test_a_verdict_says_what_its_intervals_say(run, has_scores):
+    folder = run("first")
+    for gaps, spread, look, answer in (
+        ((0.1, 3.0), 0.5, "good", "Yes: the words came to mean something"),
+        ((1.0, 3.0), 0.5, "good", "Yes: the words came to mean more"),
+        ((3.0, 1.0), 0.5, "problem", "No: "),
+        ((1.0, 1.0), 0.5, "warning", "Not told: by 60 held-out pairs"),
+        ((-5.0, 0.2), 0.5, "warning", "Not told: "),  # better than before, and yet nothing
+    ):
+        found = judged(folder, with_pairs(gaps, spread=spread, has_scores=has_scores))
+        assert (found.look, found.answer.startswith(answer)) == (look, True), (gaps, found)
+        assert bool(found.command) == (look == "warning")
+        for gap in gaps:
+            assert f"{gap:.3f} ({gap - spread:.2f}, {gap + spread:.2f})" in found.evidence
+        assert ("the change pair by pair" in found.evidence) == has_scores
+
+
+def test_a_verdict_by_pairs_tells_what_two_intervals_cannot(run):
+    folder = run("first")
+    gaps = (1.0, 1.6)  # their intervals meet, and each of the pairs moved the same way
+    assert judged(folder, with_pairs(gaps)).look == "good"
+    assert judged(folder, with_pairs(gaps, has_scores=False)).look == "warning"
+    change(folder, "evaluation.json", with_pairs(gaps))
+    found = judged(folder, lambda found: found["base"]["sources"]["mine"].update(num_too_long=2))  # other pairs
+    assert found.look == "warning" and "the change pair by pair" not in found.evidence
+    # Where the gap itself went down, the change per token alone is no answer.
+    against = with_pairs((1.0, 1.6))
+    change(folder, "evaluation.json", against)
+    found = judged(folder, lambda found: found["model"]["sources"]["mine"].update(steering_gap=figure(0.9, 0.5, 60)))
+    assert found.look == "warning"
+
+
+def test_a_verdict_is_over_all_pairs_of_what_was_measured_twice(run):
+    folder = run("first")
+    found = judged(folder, with_pairs((0.0, 2.0), 30, 1.0, ("a", "b")))
+    # Two sources apart: half of the root of two squares.
+    assert "Over 60 held-out pairs" in found.evidence and "2.000 (1.29, 2.71) after" in found.evidence
+    found = judged(folder, lambda found: found["base"]["sources"].pop("b"))
+    assert "Over 30 held-out pairs" in found.evidence
+    found = judged(folder, lambda found: found["base"]["sources"].update(c=found["base"]["sources"].pop("a")))
+    assert found.answer.startswith("Not measured") and "both before training and after" in found.evidence
+
+
+@pytest.mark.parametrize(("num_pairs", "words"), [(1, "1 held-out pair is"), (2, "2 held-out pairs are"), (19, "19 h")])
+def test_few_pairs_give_no_verdict_and_no_interval(run, num_pairs, words):
+    folder = run("first")
+    found = judged(folder, with_pairs((0.0, 9.0), num_pairs))
+    assert found.look == "warning" and found.answer.startswith(words) and "too few to say" in found.answer
+    assert "9.000" in found.evidence and "(" not in found.evidence
+    assert judged(folder, with_pairs((0.0, 9.0), 20)).look == "good"
+    alone = {"value": 9.0, "low": None, "high": None, "n": 1}  # no interval at all
+    found = judged(folder, lambda found: found["model"]["sources"]["mine"].update(steering_gap=alone))
+    assert found.answer.startswith("1 held-out pair is")
+
+
+def test_no_figures_are_said_with_how_to_have_them(run):
+    folder = run("first", evaluation=False)
+    found = verdict(read_run(folder))
+    assert found.answer.startswith("Not measured") and "coh.evaluate" in found.command
+    (folder / "evaluation.json").write_text(json.dumps({"model": measured(62.0, 2.5)}))
+    found = verdict(read_run(folder))
+    assert found.answer.startswith("Not measured") and "2.500 (1.50, 3.50)" in found.evidence
+    (folder / "evaluation.json").write_text(json.dumps({"base": measured(62.0, 2.5)}))
+    assert "after training" in verdict(read_run(folder)).evidence
+
+
+def evaluate_args(command):
+    """The options of a command, as the program itself reads them."""
+    first, second = command.splitlines()
+    words = shlex.split(first)
+    assert words[:3] == ["python", "-m", "coh.evaluate"] and second.startswith("python -m coh.report ")
+    (args,) = parse_or_raise([EvaluateArgs], words[3:])
+    return args
+
+
+def test_the_command_that_measures_more_is_one_of_the_runs_own_data(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("two words.jsonl", "other.jsonl", "rows.jsonl"):
+        (tmp_path / name).touch()
+    folder = run("a folder")
+    change(folder, "evaluation.json", with_pairs((0.0, 9.0), 2))
+    given = {
+        "feedback_data": ["mine=two words.jsonl"],
+        "feedback_format": ["pairs"],
+        "feedback_columns": ["prompt=the question"],
+        "tie_margin": 0.5,
+        "attributes": ["helpfulness"],
+        "webgpt_dataset_test_size": 0.2,
+        "pretrain_data": "none",
+        "seq_length": 64,
+        "trust_remote_code": True,
+    }
+    change(folder, "coh.json", lambda about: about["arguments"].update(given))
+    args = evaluate_args(verdict(read_run(folder)).command)
+    assert (args.model, args.base, args.json) == (str(folder), "a-model", str(folder / "evaluation.json"))
+    assert (args.feedback_data, args.split, args.max_pairs) == (given["feedback_data"], "held_out", MORE_PAIRS)
+    assert (args.feedback_format, args.feedback_columns) == ("pairs", given["feedback_columns"])
+    assert (args.tie_margin, args.webgpt_dataset_test_size, args.max_length) == (0.5, 0.2, 64)
+    assert args.trust_remote_code and "--attributes" not in verdict(read_run(folder)).command
+
+    def command(**more):
+        change(folder, "coh.json", lambda about: about["arguments"].update(more))
+        return verdict(read_run(folder))
+
+    args = evaluate_args(command(eval_feedback_data=["other.jsonl"]).command)
+    assert (args.feedback_data, args.split) == (["other.jsonl"], "all")
+    args = evaluate_args(command(eval_feedback_data=["mine=two words.jsonl"]).command)
+    assert args.split == "held_out"  # what was trained on is never measured
+    found = command(eval_feedback_data=None, feedback_data=["/tmp/coh-rows-a/rows_0.jsonl"])
+    args = evaluate_args(found.command)
+    assert (args.feedback_data, args.split) == (["rows.jsonl"], "all") and "rows.jsonl: feedback" in found.remark
+
+
+def test_the_answer_comes_first_then_tiles_outputs_pictures_and_figures(run, tmp_path):
+    folders = [run("first"), run("second")]
+    change(folders[0], "evaluation.json", with_pairs((0.1, 3.0)))
+    change(folders[1], "evaluation.json", with_pairs((3.0, 1.0)))
+    for folder in folders:
+        change(folder, "trainer_state.json", without("grad_norm"))
+    path = write_report(folders[:1])
+    order = ("Yes: the words", "steering gap: ", "What it writes", "report_pictures/", "Figures", "Not recorded")
+    text = path.with_suffix(".md").read_text()
+    assert [text.index(words) for words in order] == sorted(text.index(words) for words in order)
+    html = path.read_text()
+    order = (
+        'class="verdict good"',
+        'class="glance"',
+        "What it writes",
+        'class="pictures"',
+        ">Figures<",
+        'class="quiet"',
+    )
+    places = [html.index(words, html.index("<body>")) for words in order]
+    assert places == sorted(places) and "verdict warning" not in html
+    both = write_report(folders, tmp_path / "both.html")
+    for words in (read(both).text, both.with_suffix(".md").read_text()):
+        assert words.index("first: Yes: ") < words.index("second: No: ") < words.index("feedback loss")
+        assert words.index("first: ", words.index("To repeat it")) > words.index("To repeat second")
+
+
+def test_tiles_of_pairs_say_how_many(run):
+    folder = run("first")
+    tiles = {what: more for what, _, more in glance(read_run(folder))}
+    assert tiles["pair accuracy, by words"].startswith("of 40 held-out pairs; 57.0 % before")
+    assert tiles["steering gap"].startswith("over 40 held-out pairs; ")
+    change(folder, "evaluation.json", lambda found: found.pop("base"))
+    assert {what: more for what, _, more in glance(read_run(folder))}["steering gap"] == "over 40 held-out pairs"
+
+
+def test_steps_and_tokens_are_those_of_the_run(run):
+    folder = run("first")
+    tile = ("tokens read", "30,000", "in 30 steps")
+    assert tile in glance(read_run(folder))
+    change(folder, "trainer_state.json", lambda state: state.update(global_step=34, num_input_tokens_seen=34567))
+    assert ("tokens read", "34,567", "in 34 steps") in glance(read_run(folder))
+    change(folder, "trainer_state.json", lambda state: state.update(num_input_tokens_seen=0))  # not counted
+    assert ("tokens read", "30,000", "in 34 steps") in glance(read_run(folder))
+    change(folder, "trainer_state.json", without("num_tokens_seen", "loss"))
+    change(folder, "trainer_state.json", lambda state: state.update(num_input_tokens_seen=900))  # ended before a log
+    assert ("tokens read", "900", "in 34 steps") in glance(read_run(folder))
+    assert "the number of tokens read" not in read_run(folder).missing
 
 
 SERIES = {

@@ -10,6 +10,7 @@ from coh.report import tables
 from coh.report.pictures import Picture
 from coh.report.record import Run
 from coh.report.repeat import start
+from coh.report.verdict import Verdict, verdict
 
 MOST_OUTPUTS = 8  # of a source, that are shown side by side
 MOST_CAPTION = 140
@@ -36,6 +37,11 @@ figcaption { margin-top: 0.4rem; color: var(--faint); font-size: 0.8rem; }
 .across td:first-child { position: sticky; left: 0; background: var(--card); }
 @media (max-width: 60rem) { .across td.number { white-space: normal; } }
 .table p { margin: 0 0 0.6rem; }
+.verdict p { margin: 0.3rem 0 0; color: var(--ink); font-size: 0.9rem; overflow-wrap: anywhere; }
+.verdict pre { margin-top: 0.3rem; color: var(--ink); }
+.quiet { margin: 2.5rem 0 0; color: var(--faint); font-size: 0.85rem; overflow-wrap: anywhere; }
+.quiet h2 { margin: 0 0 0.3rem; font-size: 0.85rem; }
+.quiet ul { margin: 0; padding-left: 1.2rem; }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
 """
 
@@ -45,13 +51,13 @@ def as_page(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     names = " and ".join(run.name for run in runs)
     model = ", ".join(dict.fromkeys(str(run.arguments.get("model_name", "")) for run in runs if run.arguments))
     body = [f"<header><h1>{text(names)}</h1><p>{text(f'Chain of Hindsight · {model}' if model else '')}</p></header>"]
-    body += _missing(runs)
+    body += [line for run in runs for line in _verdict(verdict(run), run.name if len(runs) > 1 else "")]
     for run in runs:
         if len(runs) > 1:
             body.append(f'<h2 class="section">{text(run.name)}</h2>')
         body += pages.glance(tables.glance(run))
-    body += ['<h2 class="section">Pictures</h2><div class="pictures">', *(_picture(p) for p in pictures), "</div>"]
     body += _outputs(runs)
+    body += ['<h2 class="section">Pictures</h2><div class="pictures">', *(_picture(p) for p in pictures), "</div>"]
     body += ['<h2 class="section">Figures</h2><div class="tables">']
     found = [*([tables.changed(runs)] if len(runs) > 1 else []), *tables.tables(runs)]
     body += [line for table in found if table.rows for line in _table(table)]
@@ -60,6 +66,7 @@ def as_page(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
         body += _start(run, len(runs) > 1)
         body += pages.table(tables.facts(run))
     body.append("</div>")
+    body += _missing(runs)
     return pages.page(f"Report: {names}", body, STYLE)
 
 
@@ -86,10 +93,20 @@ def _start(run: Run, is_one_of_several: bool) -> Iterator[str]:
         yield "</section>"
 
 
+def _verdict(found: Verdict, name: str) -> Iterator[str]:
+    """The answer, with the name of its run where there are several."""
+    yield f'<section class="verdict {found.look}"><h2>{text(f"{name}: {found.answer}" if name else found.answer)}</h2>'
+    yield f"<p>{text(found.evidence)}</p>"
+    if found.command:
+        yield f"<p>{text(found.remark)}</p><pre>{text(found.command)}</pre>"
+    yield "</section>"
+
+
 def _missing(runs: Sequence[Run]) -> Iterator[str]:
+    """What the page could have shown, as a note at its end: what an answer needs is said where the answer is."""
     found = [(run, run.missing) for run in runs if run.missing]
     if found:
-        yield '<section class="verdict warning"><h2>Not recorded, and so not shown</h2><ul>'
+        yield '<section class="quiet"><h2>Not recorded, and so not shown</h2><ul>'
         for run, missing in found:
             name = f"{run.name}: " if len(runs) > 1 else ""
             yield f"<li>{text(name + ', '.join(missing))}</li>"

@@ -10,6 +10,7 @@ from coh.report import tables
 from coh.report.pictures import Picture
 from coh.report.record import Run
 from coh.report.repeat import start
+from coh.report.verdict import Verdict, verdict
 
 MOST_OUTPUTS = 8
 
@@ -17,24 +18,16 @@ MOST_OUTPUTS = 8
 def as_text(runs: Sequence[Run], pictures: Sequence[Picture], images: str) -> str:
     """The same as the page says; `images` is the folder of the pictures, as the text sees it."""
     lines = [f"# {_text(' and '.join(run.name for run in runs))}", ""]
+    lines += [line for run in runs for line in _verdict(verdict(run), run.name if len(runs) > 1 else "")]
     for run in runs:
         if len(runs) > 1:
             lines += [f"## {_text(run.name)}", ""]
-        if run.missing:
-            lines += [f"Not recorded, and so not shown: {_text(', '.join(run.missing))}.", ""]
         for what, much, more in tables.glance(run):
             lines.append(f"- {_text(what)}: **{_text(much)}**" + (f" ({_text(more)})" if more else ""))
         lines.append("")
+    lines += _outputs(runs)
     for picture in pictures:
         lines += [f"![{_text(picture.caption)}]({images}/{picture.name}.png)", ""]
-    shown = list(tables.written_rows(runs, MOST_OUTPUTS))
-    if shown:
-        lines += ["## What it writes", ""]
-        for source, prompt, sides in shown:
-            lines += [f"**{_text(source)}**: {_quoted(prompt)}", ""]
-            for _, head, words in sides:
-                lines += [f"- *{_text(head)}*: {_quoted(words or '(nothing: it ends at once)')}"]
-            lines.append("")
     lines += ["## Figures", ""]
     found = [*([tables.changed(runs)] if len(runs) > 1 else []), *tables.tables(runs)]
     lines += [line for table in found if table.rows for line in _table(table)]
@@ -45,7 +38,31 @@ def as_text(runs: Sequence[Run], pictures: Sequence[Picture], images: str) -> st
             lines += [f"{_text(started.remark)}\n"] if started.remark else []
             lines += [f"```{started.language}", started.code, "```", ""] if started.code else []
         lines += _table(tables.facts(run))
+    for run in runs:
+        if run.missing:
+            name = f"{run.name}: " if len(runs) > 1 else ""
+            lines += [f"*{_text(name)}Not recorded, and so not shown: {_text(', '.join(run.missing))}.*", ""]
     return "\n".join(lines)
+
+
+def _verdict(found: Verdict, name: str) -> Iterator[str]:
+    """The answer, with the name of its run where there are several."""
+    yield f"**{_text(f'{name}: {found.answer}' if name else found.answer)}** {_text(found.evidence)}"
+    yield ""
+    if found.command:
+        yield f"{_text(found.remark)}\n\n```sh\n{found.command}\n```\n"
+
+
+def _outputs(runs: Sequence[Run]) -> Iterator[str]:
+    """What the models wrote for the same prompts, under good and under bad words."""
+    shown = list(tables.written_rows(runs, MOST_OUTPUTS))
+    if shown:
+        yield "## What it writes\n"
+    for source, prompt, sides in shown:
+        yield f"**{_text(source)}**: {_quoted(prompt)}\n"
+        for _, head, words in sides:
+            yield f"- *{_text(head)}*: {_quoted(words or '(nothing: it ends at once)')}"
+        yield ""
 
 
 def _text(words: str) -> str:

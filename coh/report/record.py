@@ -35,7 +35,8 @@ class Run:
 
     `series[name]` are (step, value) pairs, by the names of the log. `about` is coh.json: words, data, arguments,
     versions, and how the run was started. `measured[moment]` has, for before and after, what `coh.evaluate` found, if
-    it was told to write it into the folder as evaluation.json.
+    it was told to write it into the folder as evaluation.json. `num_steps` and `num_tokens` are those of the whole run,
+    which the last point of a curve falls short of; `num_tokens` is 0 where it is not known.
     """
 
     name: str
@@ -44,6 +45,8 @@ class Run:
     about: dict[str, Any]
     measured: dict[str, dict[str, Any]]
     missing: tuple[str, ...] = field(default=())
+    num_steps: int = 0
+    num_tokens: int = 0
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """The (step, value) pairs of a series; none where it was not logged."""
@@ -84,6 +87,7 @@ def read_run(folder: str | Path, name: str = "") -> Run:
         for key, value in entry.items():
             if key not in ("step", "epoch") and isinstance(value, (int, float)):
                 series.setdefault(key, []).append((int(entry.get("step", 0)), float(value)))
+    num_steps, num_tokens = _read_so_far(state, series)
     about, measured = _read(folder / ABOUT) or {}, _read(folder / EVALUATION) or {}
     moments = {moment: measured.get(name) for moment, name in MOMENTS.items()}
     return Run(
@@ -92,7 +96,19 @@ def read_run(folder: str | Path, name: str = "") -> Run:
         series,
         about,
         {moment: found for moment, found in moments.items() if found},
-        tuple(_missing(series, about, moments)),
+        tuple(_missing(series if not num_tokens else {"num_tokens_seen": num_tokens, **series}, about, moments)),
+        num_steps,
+        num_tokens,
+    )
+
+
+def _read_so_far(state: Mapping[str, Any], series: Mapping[str, list[tuple[int, float]]]) -> tuple[int, int]:
+    """Steps and tokens of a run: the state counts on after the last log, and an older one knows the log alone."""
+    steps = [step for curve in series.values() for step, _ in curve]
+    tokens = [int(value) for _, value in series.get("num_tokens_seen", [])]
+    return (
+        max([state.get("global_step") or 0, *steps]),
+        max([state.get("num_input_tokens_seen") or 0, *tokens]),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coh.measures import Estimate
@@ -32,9 +32,8 @@ def glance(run: Run) -> list[tuple[str, str, str]]:
         curve = run.curve(name)
         if curve:
             found.append((what, f"{curve[-1][1]:.3f}", f"{curve[0][1]:.3f} at step {curve[0][0]}"))
-    tokens, steps = run.curve("num_tokens_seen"), run.curve("loss")
-    if tokens:
-        found.append(("tokens read", f"{int(tokens[-1][1]):,}", f"in {steps[-1][0]:,} steps" if steps else ""))
+    if run.num_tokens:
+        found.append(("tokens read", f"{run.num_tokens:,}", f"in {run.num_steps:,} steps"))
     seconds = run.curve("train_runtime")
     if seconds:
         found.append(("time", _time(seconds[-1][1]), str((run.about.get("run") or {}).get("device", ""))))
@@ -55,17 +54,19 @@ def _time(seconds: float) -> str:
 
 def _over_sources(run: Run, measure: str) -> tuple[str, str] | None:
     """A measure over all pairs of all sources after training, and before it."""
-    means = {}
+    means, num_pairs = {}, 0
     for moment, found in run.measured.items():
         figures = [own[measure] for own in found["sources"].values() if measure in own]
         if figures:
-            means[moment] = sum(f["value"] * f["n"] for f in figures) / sum(f["n"] for f in figures)
+            num_pairs = sum(f["n"] for f in figures)
+            means[moment] = sum(f["value"] * f["n"] for f in figures) / num_pairs
     if "after" not in means:
         return None
     digits = 1 if "accuracy" in measure else 2
     unit = " %" if "accuracy" in measure else " nats"
-    before = f"{means['before']:.{digits}f}{unit} before" if "before" in means else ""
-    return f"{means['after']:.{digits}f}{unit}", before
+    before = f"; {means['before']:.{digits}f}{unit} before" if "before" in means else ""
+    pairs = f"{num_pairs:,} held-out pair{'' if num_pairs == 1 else 's'}"
+    return f"{means['after']:.{digits}f}{unit}", f"{'of' if '%' in unit else 'over'} {pairs}{before}"
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
@@ -98,13 +99,18 @@ def _measured(runs: Sequence[Run]) -> list[Table]:
 
 def _figure_rows(labels: dict[str, str], columns: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], ...]:
     return tuple(
-        (label, *(told(_estimate(column[key])) if column.get(key) else "-" for column in columns))
+        (label, *(told(estimate(column[key])) if column.get(key) else "-" for column in columns))
         for key, label in labels.items()
         if any(column.get(key) for column in columns)
     )
 
 
-def _estimate(entry: dict[str, Any]) -> Estimate:
+def estimate(entry: Mapping[str, Any]) -> Estimate:
+    """A figure as evaluation.json has it; what is null there is NaN.
+
+    >>> estimate({"value": 2.0, "low": None, "high": None, "n": 1})
+    Estimate(value=2.0, low=nan, high=nan, n=1)
+    """
     value, low, high = (float("nan") if entry[key] is None else float(entry[key]) for key in ("value", "low", "high"))
     return Estimate(value, low, high, entry["n"])
 
