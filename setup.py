@@ -68,6 +68,7 @@ setup(
             "coh-merge=coh.merge:main",
             "coh-evaluate=coh.evaluate:main",
             "coh-report=coh.report:main",
+            "coh-experiments=coh.experiments.command:main",
         ]
     },
 )
