@@ -60,6 +60,10 @@ class Evaluation:
     texts: Floats = field(default_factory=lambda: np.zeros((0, 2)))
     drift: Estimate | None = None
 
+    def with_texts(self, texts: Floats, base: Evaluation | None) -> Evaluation:
+        """The same with the loss on plain texts, beside that of another model."""
+        return replace(self, text=ratio(*texts.T), texts=texts, drift=drift(texts, base.texts) if base else None)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
         return {
@@ -87,13 +91,6 @@ def text_scores(
     documents = list(islice(text_documents(held_out, longest), most))
     scores = score_documents(model, documents, steering.end_of_output, progress=progress)
     return np.stack([-scores.log_p, scores.num_tokens.astype(float)], axis=1)
-
-
-def text_loss(
-    model: Any, steering: Steering, held_out: Texts, max_length: int, progress: str = "", most: int | None = None
-) -> Estimate:
-    """Mean loss per token of plain texts, the first `most` of them, each cut after `max_length` tokens."""
-    return ratio(*text_scores(model, steering, held_out, max_length, progress, most).T)
 
 
 def drift(texts: Floats, base: Floats) -> Estimate | None:
@@ -184,7 +181,7 @@ def evaluate(name: str, work: Work, base: Evaluation | None = None) -> Iterator[
         texts = load_texts(args.pretrain_data, args.pretrain_docs, args.cache_dir)
         held_out = Texts(texts, model.steering.encoder, held_out=True, source=0, seed=0)
         rows = text_scores(model.model, model.steering, held_out, args.max_length, "Scoring text")
-        found = replace(found, text=ratio(*rows.T), texts=rows, drift=drift(rows, base.texts) if base else None)
+        found = found.with_texts(rows, base)
         yield found
     for source in work.groups if args.num_prompts else ():
         written = work.write(model, source)

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from coh.data.coh_data import CoHDataset
 from coh.data.records import FeedbackGroup
-from coh.evaluate import Evaluation, text_loss
+from coh.evaluate import Evaluation, text_scores
 from coh.measuring import LABELS, measure, preferred_pairs, without_nan
 from coh.saved import Words
 from coh.steered import SteeredModel
@@ -77,17 +77,19 @@ class HeldOut:
                     found[f"{source}_{name}"] = figures[name].value / (100 if "(%)" in LABELS[name] else 1)
         return found
 
-    def evaluation(self, model: Any, moment: str, is_whole: bool = True) -> dict[str, Any]:
-        """Everything, as plain values; outputs only of a model that every process has whole."""
+    def evaluation(
+        self, model: Any, moment: str, is_whole: bool = True, before: Evaluation | None = None
+    ) -> Evaluation:
+        """Everything; outputs only of a model that every process has whole, drift where `before` is what was then."""
         sources = {
             source: measure(model, self.steerings[source], groups, self.max_length, f"Measuring {source} {moment}")
             for source, groups in self.around.items()
         }
-        text = None
+        texts = None
         if self.texts:
-            label = f"Measuring text {moment}"
             steering = next(iter(self.steerings.values()))  # plain text has no words
-            text = text_loss(model, steering, self.texts, self.max_length, label, most=self.num_texts)
+            label = f"Measuring text {moment}"
+            texts = text_scores(model, steering, self.texts, self.max_length, label, self.num_texts)
         was_training = model.training
         model.eval()
         written = {
@@ -102,7 +104,8 @@ class HeldOut:
             if self.num_prompts and is_whole
         }
         model.train(was_training)
-        return without_nan(Evaluation(sources, text, written).as_json())
+        found = Evaluation(sources, written=written)
+        return found if texts is None else found.with_texts(texts, before)
 
 
 def _groups(dataset: CoHDataset, most: int) -> dict[str, list[FeedbackGroup]]:
@@ -120,6 +123,7 @@ class Measuring(TrainerCallback):
     def __init__(self, trainer: Any, held_out: HeldOut) -> None:
         self.trainer, self.held_out = trainer, held_out
         self.path = Path(trainer.args.output_dir, FILE)
+        self.before: Evaluation | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -129,10 +133,11 @@ class Measuring(TrainerCallback):
         """Measure now, and write it down beside what is there: under the names that `coh.evaluate` gives to models."""
         self.trainer.beat(f"measuring {moment} training")
         model, is_whole = self.trainer.as_it_computes()
-        found = self.held_out.evaluation(model, moment, is_whole)
+        found = self.held_out.evaluation(model, moment, is_whole, self.before)
+        self.before = found if moment == "before" else self.before
         if self.trainer.is_world_process_zero():
             known = (
                 json.loads(self.path.read_text(encoding="utf-8")) if moment == "after" and self.path.exists() else {}
             )
-            known[{"before": "base", "after": "model"}[moment]] = found
+            known[{"before": "base", "after": "model"}[moment]] = without_nan(found.as_json())
             self.path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

@@ -87,7 +87,8 @@ def preferred_pairs(groups: Sequence[FeedbackGroup]) -> list[FeedbackGroup]:
 
 def longest_document(model: Any, max_length: int | None = None) -> int | None:
     """Tokens of the longest document that the model reads, or `max_length` where that is less."""
-    limits = [limit for limit in (max_length, num_positions(model.config)) if limit]
+    config = getattr(model, "module", model).config  # DeepSpeed's engine has a `config` of its own
+    limits = [limit for limit in (max_length, num_positions(config)) if limit]
     return min(limits, default=None)
 
 

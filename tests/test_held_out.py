@@ -53,6 +53,9 @@ def test_the_figures_are_those_of_coh_evaluate(folder, measured, tmp_path):
             assert found[figure]["value"] == pytest.approx(again[figure]["value"], rel=1e-4, abs=1e-4)
     assert kept["base"]["sources"]["mine"]["loss_p"]["value"] > kept["model"]["sources"]["mine"]["loss_p"]["value"]
     assert kept["base"]["text_loss"]["value"] != kept["model"]["text_loss"]["value"]
+    drift = kept["model"]["text_loss_above_base"]
+    assert drift["value"] == pytest.approx(kept["model"]["text_loss"]["value"] - kept["base"]["text_loss"]["value"])
+    assert kept["base"]["text_loss_above_base"] is None and drift["low"] <= drift["value"] <= drift["high"]
     outputs = kept["model"]["written"]["mine"]["outputs"]
     assert len(outputs) == 2 and set(outputs[0]) == {"prompt", "people", "good", "bad"}
 

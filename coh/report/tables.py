@@ -19,6 +19,10 @@ FACTS = ("started", "device", "processes", "engine", "commit", "commit_of_workin
 COMMITS = {"commit": "commit of coh", "commit_of_working_folder": "commit of the working folder"}
 OPTIONS = ("model_name", "seed", "data_seed")
 NOT_COMPARED = ("output_dir", "logging_dir", "run_name")  # two runs always differ in them
+TEXT_LABELS = {
+    "text_loss": "loss on plain text (nats per token)",
+    "text_loss_above_base": "above that before training, text by text",
+}
 
 
 def glance(run: Run) -> list[tuple[str, str, str]]:
@@ -116,8 +120,8 @@ def estimate(entry: Mapping[str, Any]) -> Estimate:
 
 
 def _text(runs: Sequence[Run]) -> Table:
-    columns = [(head, {"text": found["text_loss"]}) for head, found in _columns(runs) if found.get("text_loss")]
-    rows = _figure_rows({"text": "loss on plain text (nats per token)"}, [found for _, found in columns])
+    columns = [(head, found) for head, found in _columns(runs) if found.get("text_loss")]
+    rows = _figure_rows(TEXT_LABELS, [found for _, found in columns])
     return Table("General skill", ("", *(head for head, _ in columns)), rows)
 
 
