@@ -327,13 +327,9 @@ class _Option:
         return values[0] if action.nargs != "+" or (self.is_list_or_word and len(values) == 1) else values
 
     def convert_word(self, word: str) -> Any:
-        if self.action.type is not _truth and self.action.nargs == "?" and self.action.const is True:
-            told = {
-                "true": True,
-                "false": self.action.default,
-            }  # of --fsdp, which may stand alone: a recipe's `fsdp: true`
-            if word.lower() in told:
-                return told[word.lower()]
+        # A text that may stand alone, such as --fsdp, may be true or false too, which is how a recipe says it.
+        if self.action.type is not _truth and self.action.nargs == "?" and word.lower() in ("true", "false"):
+            return self.action.const if word.lower() == "true" else self.action.default
         value = self.action.type(word) if self.action.type else word
         if self.action.choices is not None and value not in self.action.choices:
             raise ValueError(word)
