@@ -6,24 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from toys import pairs, tiny_model_folder, write_rows
+from toys import TASK, pairs, tiny_model_folder, write_rows
 
 from coh.data.templates import load_family
 from coh.evaluate import main
 from coh.saved import Words, save_words
 
 pytestmark = pytest.mark.slow
-TASK = """
-task: coh_colours
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {path}}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
-metric_list: [{{metric: acc}}]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +58,7 @@ def test_the_harness_runs_a_task(folder, tmp_path, capsys):
     questions = [{"question": f"Is {n} odd?", "choices": ["no", "yes"], "answer": n % 2} for n in range(6)]
     task_file = tmp_path / "tasks" / "colours.yaml"
     task_file.parent.mkdir()
-    task_file.write_text(TASK.format(path=write_rows(tmp_path / "questions.jsonl", questions)))
+    task_file.write_text(TASK.format(name="coh_colours", path=write_rows(tmp_path / "questions.jsonl", questions)))
     path = write_rows(tmp_path / "pairs.jsonl", pairs(10))
     arguments = ["--model", folder, "--feedback_data", f"mine={path}", "--split", "all", "--device", "cpu"]
     arguments += ["--lm_eval_tasks", str(task_file.parent), "--json", str(tmp_path / "out.json")]

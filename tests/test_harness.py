@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from test_processes import together
-from toys import tiny_model_folder, write_rows
+from toys import TASK, tiny_model_folder, write_rows
 
 from coh.data.records import FeedbackError
 from coh.data.templates import load_family
@@ -15,17 +15,6 @@ from coh.saved import Words, save_words
 from coh.steered import load
 
 pytestmark = pytest.mark.slow  # the harness reads thousands of files to know its tasks
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {path}}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
-metric_list: [{{metric: acc}}]
-"""
 
 
 @pytest.fixture(scope="module")

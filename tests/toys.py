@@ -107,3 +107,17 @@ def training_folder(folder: Path) -> Path:
     write_rows(folder / "pairs.jsonl", pairs(80, length=3))
     write_rows(folder / "text.jsonl", [{"text": f"Text {n}. " + "It is so. " * (n % 9)} for n in range(60)])
     return folder
+
+
+# A task of the lm-eval harness, to be formatted with its name and the path of its rows.
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {path}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc}}]
+"""
