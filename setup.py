@@ -56,6 +56,7 @@ setup(
             "rouge-score>=0.1.2",
             "ruff",
             "setuptools>=77",
+            "tensorboard",
             "transformers[serving]",
         ],
     },

@@ -32,12 +32,12 @@ from coh.data.records import Document, FeedbackError, FeedbackGroup
 from coh.evaluate_args import EvaluateArgs, held_out_groups
 from coh.harness import Harness
 from coh.judging import Judge, load_judge
+from coh.likelihood import score_documents
 from coh.measures import Estimate, paired_difference, ratio
 from coh.measuring import SourceFigures, figure_table, longest_document, measure, table, told, without_nan
 from coh.modeling import load_config, load_tokenizer
 from coh.processes import join, rank_and_size
 from coh.saved import Words, load_words
-from coh.score import score_documents
 from coh.steered import SteeredModel, load
 from coh.steering import Steering
 from coh.written import LABELS, WIN_LABELS, Reader, Written, judged, write

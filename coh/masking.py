@@ -13,7 +13,8 @@ Shapes: B rows, S positions; the mask of one row is (S, S), (query, key).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,16 @@ def may_attend(position_ids_BS: Tensor) -> Tensor:
     """
     document_BS = document_ids(position_ids_BS)
     return (document_BS[:, :, None] == document_BS[:, None, :]).tril()
+
+
+def may_attend_to_own(owner_BS: Tensor) -> Tensor:
+    """Boolean (B, S, S): the key is everybody's (0) or of the query's owner, and not after the query.
+
+    >>> may_attend_to_own(torch.tensor([[0, 1, 2]])).int().tolist()
+    [[[1, 0, 0], [1, 1, 0], [1, 0, 1]]]
+    """
+    is_own = owner_BS[:, :, None] == owner_BS[:, None, :]
+    return (is_own | (owner_BS == 0)[:, None, :]).tril()
 
 
 def forgotten(position_ids_BS: Tensor, min_ratio: float, max_ratio: float, seeds: Sequence[Sequence[int]]) -> Tensor:
@@ -141,6 +152,9 @@ def _documents_attention(
 
     if attention_mask is None or attention_mask.dtype != torch.int64:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if attention_mask.dim() == 4:
+        rows = zip(query.split(1), key.split(1), value.split(1), attention_mask[:, 0, 0])
+        return torch.cat([_branching_attention(module, *row, options) for row in rows]), None
     # Cut by `split`, whose gradient is one concatenation: the gradient of a slice would be a batch of zeros each time.
     lengths = attention_mask.tolist()
     documents = zip(*(tensor.transpose(1, 2).flatten(0, 1).split(lengths) for tensor in (query, key, value)))
@@ -150,6 +164,27 @@ def _documents_attention(
         for document in documents
     ]
     return torch.cat(outputs, dim=1).view(query.shape[0], query.shape[2], query.shape[1], -1), None
+
+
+def _branching_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, owner_S: Tensor, options: dict[str, Any]
+) -> Tensor:
+    """The same for one row of documents behind a common beginning: each part sees that and itself."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    owners, lengths = torch.unique_consecutive(owner_S, return_counts=True)
+    num_shared = int(lengths[0]) if owners[0] == 0 else 0
+    outputs, start = [], 0
+    for owner, length in zip(owners.tolist(), lengths.tolist()):
+        at = slice(start, start + length)
+        start += length
+        parts, mask = [tensor[:, :, at] for tensor in (key, value)], None
+        if num_shared and owner > 0:
+            parts = [torch.cat([t[:, :, :num_shared], part], 2) for t, part in zip((key, value), parts)]
+            mask = torch.ones(length, num_shared + length, dtype=torch.bool).tril(num_shared)[None, None]
+        told = {**options, "is_causal": mask is None}
+        outputs.append(sdpa_attention_forward(module, query[:, :, at], *parts, mask, **told)[0])
+    return torch.cat(outputs, dim=1)
 
 
 def attend_by_document(model: Any) -> bool:
@@ -180,6 +215,19 @@ def attend_by_document(model: Any) -> bool:
     return bool(is_same)
 
 
+@contextmanager
+def attending_by_document(model: Any) -> Iterator[None]:
+    """`attend_by_document` for a while, where the model is on a CPU."""
+    base = _base(model)
+    before = base.config._attn_implementation
+    if base.device.type == "cpu":
+        attend_by_document(base)
+    try:
+        yield
+    finally:
+        base.config._attn_implementation = before
+
+
 def check_isolation(model: Any) -> None:
     """Raises ValueError unless the model keeps the documents of a row apart when it is told by `position_ids` alone.
 
@@ -201,22 +249,58 @@ def check_isolation(model: Any) -> None:
 
 def check_forgetting(model: Any, seq_length: int) -> None:
     """Raises ValueError unless the model obeys a 4-D mask over rows of `seq_length` tokens, which FCM needs."""
+    hides_two = torch.ones(1, 4, 4, dtype=torch.bool).tril()
+    hides_two[0, 2:, :2] = False
+    problem = _problem_with_masks(model, seq_length)
+    if not problem and not _obeys(model, hides_two):
+        problem = f"{model.config.get_text_config().model_type} does not obey a 4-D attention mask: take another model"
+    if problem:
+        raise MaskingError(f"forgetful causal masking hides single pairs, but {problem}, or --fcm_max_ratio 0")
+
+
+def branching_mask(model: Any, owner_BS: Tensor) -> Tensor:
+    """What tells a model that the documents of a row have a beginning in common; `owner_BS` as in `may_attend_to_own`.
+
+    A 4-D additive mask, or the owners themselves as (B, 1, 1, S) where attention goes by document.
+    """
+    base = _base(model)
+    if base.config.get_text_config()._attn_implementation == BY_DOCUMENT and base.device.type == "cpu":
+        return owner_BS[:, None, None]
+    return additive_mask(may_attend_to_own(owner_BS), base.dtype)
+
+
+def shares_beginnings(model: Any, seq_length: int) -> bool:
+    """Whether documents may stand behind one beginning in rows of `seq_length` tokens: tried, with two short ones.
+
+    False for a model that cannot be tried, since ZeRO-3 has taken its weights apart, and for one that is compiled.
+    """
+    base = _base(model)
+    is_compiled = any(getattr(part, "_compiled_call_impl", None) for part in base.modules())
+    if is_compiled or not _can_be_tried(base) or _problem_with_masks(base, seq_length):
+        return False
+    positions, owners = torch.tensor([[0, 1, 2, 3, 4, 3, 4]]), torch.tensor([[0, 0, 0, 1, 1, 2, 2]])
+    mask = branching_mask(base, owners)
+    try:
+        row_SV = _logits(base, torch.arange(1, 8)[None], position_ids=positions, attention_mask=mask)[0]
+    except Exception:
+        return False  # whatever a model does with masks or positions that it does not know
+    one, other = _logits(base, torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 6, 7]]))
+    apart_SV = torch.cat([one, other[3:]])
+    return bool((row_SV - apart_SV).abs().max() <= apart_SV.std() / 100)
+
+
+def _problem_with_masks(model: Any, seq_length: int) -> str:
+    """Why a 4-D mask would not do for rows of so many tokens, and what to change; empty where nothing is known."""
     config = model.config.get_text_config()
     is_local = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ["unknown"])
     widths = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     window = min((width for width in widths if width and is_local), default=seq_length)
-    hides_two = torch.ones(1, 4, 4, dtype=torch.bool).tril()
-    hides_two[0, 2:, :2] = False
     if config._attn_implementation not in ("sdpa", BY_DOCUMENT, "eager"):
-        problem = f"{config._attn_implementation} attention takes no such mask: pass --attn_implementation sdpa"
-    elif window < seq_length:
+        return f"{config._attn_implementation} attention takes no such mask: pass --attn_implementation sdpa"
+    if window < seq_length:
         # The mask would take the place of the model's own and widen these layers.
-        problem = f"{config.model_type} has layers that look back {window} tokens only: pass --seq_length {window}"
-    elif not _obeys(model, hides_two):
-        problem = f"{config.model_type} does not obey a 4-D attention mask: take another model"
-    else:
-        return
-    raise MaskingError(f"forgetful causal masking hides single pairs, but {problem}, or --fcm_max_ratio 0")
+        return f"{config.model_type} has layers that look back {window} tokens only: pass --seq_length {window}"
+    return ""
 
 
 def _obeys(model: Any, may_attend_BSS: Tensor) -> bool:
@@ -227,7 +311,8 @@ def _obeys(model: Any, may_attend_BSS: Tensor) -> bool:
 
 
 def _base(model: Any) -> Any:
-    """The model inside its adapters."""
+    """The model inside its engine and its adapters."""
+    model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from coh.data.records import Document, FeedbackGroup, as_messages
 from coh.generation import num_positions
+from coh.likelihood import RunScores, score_runs
 from coh.measures import Estimate, Reliability, mean, percent, rank_agreement, ratio, reliability, wins
-from coh.score import RunScores, score_runs
 from coh.steering import Steering
 
 Floats = NDArray[np.float64]

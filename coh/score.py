@@ -7,7 +7,8 @@ feedback in any form that training takes, or rows with a prompt and outputs that
 for each row, with a score and a rank (1 for the best) for each of its outputs; and, where people had ranked them, how
 often the model agrees with them.
 
-The documents are built by the code that builds training rows, from the same templates; batches go by length.
+The documents are built by the code that builds training rows, from the same templates. What the outputs of a prompt
+have in common is read once (`coh.likelihood`).
 """
 
 from __future__ import annotations
@@ -25,133 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coh.arguments import ConfigError, parse
-from coh.data.records import Document, FeedbackError
+from coh.data.records import FeedbackError
 from coh.data.sources import parse_columns
 from coh.generation import num_positions, place_model
+from coh.likelihood import TOKENS_PER_BATCH, score_documents
 from coh.modeling import DTYPES, load_model, load_tokenizer
-from coh.processes import rank_and_size
 from coh.rows import JudgedRow, as_line, check_judged_format, read_judged
 from coh.saved import load_words
 from coh.steering import Steering
 
-IGNORED = -100
-TOKENS_PER_BATCH = 4096
 ROWS_AT_ONCE = 512  # enough for batches of one length, and little enough to see results come
 NAMES = ("scores", "ranks", "human_ranks")  # the fields that are added to a row
-
-
-@dataclass(frozen=True)
-class OutputScores:
-    """Per output: log p(output | prompt, words) in nats, end of text included, and the number of its tokens."""
-
-    log_p: NDArray[np.float64]
-    num_tokens: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class RunScores:
-    """Of every run of targets: its document, log p in nats, tokens, and how many of those were the likeliest.
-
-    A run is one output, with its end-of-text token; a chain has several, in the order of its text.
-    """
-
-    document: NDArray[np.int64]
-    log_p: NDArray[np.float64]
-    num_tokens: NDArray[np.int64]
-    num_correct: NDArray[np.int64]
-
-
-def score_documents(
-    model: Any,
-    documents: Sequence[Document],
-    pad_id: int,
-    max_length: int | None = None,
-    progress: str = "",
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-) -> OutputScores:
-    """Log-probability of the targets of each document, in the order given; `max_length` cuts from the left."""
-    runs = score_runs(model, documents, pad_id, max_length, progress, tokens_per_batch)
-    log_p = np.bincount(runs.document, runs.log_p, len(documents)).astype(np.float64)
-    num_tokens = np.bincount(runs.document, runs.num_tokens, len(documents)).astype(np.int64)
-    return OutputScores(log_p, num_tokens)
-
-
-def score_runs(
-    model: Any,
-    documents: Sequence[Document],
-    pad_id: int,
-    max_length: int | None = None,
-    progress: str = "",
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-) -> RunScores:
-    """Scores of every run of targets, in the order of the documents.
-
-    Processes of one group share the batches between them, and all of them get all scores.
-    """
-    import torch
-    from torch import distributed
-    from tqdm import tqdm
-
-    from coh.loss import target_scores
-
-    cut = [_cut(document, max_length) for document in documents]
-    starts = [np.flatnonzero(np.diff(targets, prepend=False) & targets) for _, targets in cut]
-    first = np.cumsum([0, *(len(places) for places in starts)])
-    found = np.zeros((int(first[-1]), 3))
-    batches = list(_by_length([len(ids) for ids, _ in cut], tokens_per_batch))
-    rank, num_ranks = rank_and_size()
-    was_training = model.training
-    model.eval()
-    bar = tqdm(total=len(documents), desc=progress, disable=not progress or rank > 0, leave=False)
-    # Engines that keep weights apart compute together: every process runs as many batches, the last ones once more.
-    for place in range(rank, -(-len(batches) // num_ranks) * num_ranks, num_ranks):
-        batch = batches[min(place, len(batches) - 1)]
-        shape = len(batch), max(len(cut[n][0]) for n in batch)
-        input_ids, labels = np.full(shape, pad_id), np.full(shape, IGNORED)
-        for row, n in enumerate(batch):
-            ids, targets = cut[n]
-            input_ids[row, : len(ids)] = ids
-            labels[row, : len(ids)] = np.where(targets, ids, IGNORED)
-        # Padding stands behind the document, where causal attention cannot see it.
-        scores = target_scores(
-            model, torch.from_numpy(input_ids).to(model.device), torch.from_numpy(labels).to(model.device)
-        )
-        nll, is_correct = (score.double().cpu().numpy() for score in scores)
-        if place < len(batches):
-            values = np.stack([-nll, labels != IGNORED, is_correct], axis=-1)
-            for row, n in enumerate(batch):
-                if len(starts[n]):
-                    found[first[n] : first[n + 1]] = np.add.reduceat(values[row], starts[n])
-        bar.update(len(batch) * num_ranks)
-    bar.close()
-    model.train(was_training)
-    if num_ranks > 1:
-        shared = torch.from_numpy(found).to(model.device)
-        distributed.all_reduce(shared)
-        found = shared.cpu().numpy()
-    owner = np.repeat(np.arange(len(documents)), np.diff(first))
-    return RunScores(owner, found[:, 0], found[:, 1].astype(np.int64), found[:, 2].astype(np.int64))
-
-
-def _cut(document: Document, max_length: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Ids and targets without what is too long at the left; nothing predicts a first token."""
-    ids, targets = np.array(document.input_ids, np.int64), np.array(document.target_mask, bool)
-    if max_length:
-        ids, targets = ids[-max_length:], targets[-max_length:].copy()
-    targets[:1] = False
-    return ids, targets
-
-
-def _by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterable[list[int]]:
-    """Batches of neighbours in length, each of at most so many tokens with its padding (or one document)."""
-    batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lambda n: lengths[n]):
-        if batch and (len(batch) + 1) * lengths[number] > tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 def judge(

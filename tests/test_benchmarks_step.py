@@ -18,6 +18,7 @@ import attention  # noqa: E402
 import fixed_run  # noqa: E402
 import gradients  # noqa: E402
 import memory  # noqa: E402
+import scoring  # noqa: E402
 import sides  # noqa: E402
 import step as step_program  # noqa: E402
 
@@ -77,7 +78,7 @@ def test_coh_is_measured_as_it_trains():
     assert sides.coh_model(sides.TINY.model()).config._attn_implementation == "sdpa_by_document"
 
 
-@pytest.mark.parametrize("program", [step_program, attention, gradients])
+@pytest.mark.parametrize("program", [step_program, attention, gradients, scoring])
 def test_programs_run_and_write_their_figures(program, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["x", "--smoke", "--rounds", "1", "--output", str(tmp_path / "new.json")])
     assert program.main() == 0

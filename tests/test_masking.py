@@ -31,6 +31,7 @@ CONFIGS = {
     },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "mistral": SIZES | {"num_key_value_heads": 2, "sliding_window": 8},
+    "mamba": {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2},
     # A window that no layer has: those from the second on would.
     "qwen2": SIZES
     | {"num_key_value_heads": 2, "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},

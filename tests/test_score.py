@@ -2,17 +2,15 @@
 
 import json
 
-import numpy as np
 import pytest
-import torch
-from toys import byte_tokenizer, pairs, tiny_model_folder, write_rows
+from toys import byte_tokenizer, pairs, plain_log_p, tiny_model_folder, write_rows
 
 from coh.arguments import ConfigError
-from coh.data.records import Document, FeedbackGroup, as_messages
+from coh.data.records import FeedbackGroup, as_messages
 from coh.data.templates import load_family
 from coh.rows import JudgedRow
 from coh.saved import Words, save_words
-from coh.score import ScoreArgs, agreement, judge, main, ranks_of, score_documents, score_runs
+from coh.score import ScoreArgs, agreement, judge, main, ranks_of
 from coh.steering import Steering
 
 GROUPS = [
@@ -36,44 +34,6 @@ def folder(tmp_path_factory):
     tiny_model_folder(folder, initializer_range=0.3)
     save_words(folder, Words(load_family("marker")))
     return str(folder)
-
-
-def plain_log_p(model, document):
-    """Ten lines: the log-softmax of full logits, at the targets, one document at a time."""
-    ids = torch.tensor([document.input_ids])
-    with torch.no_grad():
-        log_p = model(ids).logits[0].double().log_softmax(-1)
-    return sum(
-        float(log_p[place - 1, document.input_ids[place]])
-        for place in range(1, len(document.input_ids))
-        if document.target_mask[place]
-    )
-
-
-@pytest.mark.parametrize("quality", ["good", "bad"])
-@pytest.mark.parametrize("tokens_per_batch", [1, 150, 4096])
-def test_scores_are_the_log_probabilities_of_outputs_and_their_end(model, steering, quality, tokens_per_batch):
-    documents = [document for group in GROUPS for document in steering.documents(group, quality)]
-    scores = score_documents(model, documents, pad_id=2, tokens_per_batch=tokens_per_batch)
-    np.testing.assert_allclose(scores.log_p, [plain_log_p(model, document) for document in documents], rtol=1e-5)
-    assert scores.num_tokens.tolist() == [sum(document.target_mask) for document in documents]
-
-
-def test_long_documents_lose_their_beginning(model, steering):
-    (document, *_) = steering.documents(GROUPS[5], "good")
-    length = sum(document.target_mask) + 4
-    ids = torch.tensor([document.input_ids[-length:]])
-    with torch.no_grad():
-        log_p = model(ids).logits[0].log_softmax(-1)
-    expected = sum(float(log_p[place - 1, ids[0, place]]) for place in range(4, length))
-    assert score_documents(model, [document], 2, max_length=length).log_p[0] == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_mode_of_the_model_is_left_as_it_was(model, steering):
-    model.train()
-    score_documents(model, steering.documents(GROUPS[0], "good"), 2)
-    assert model.training
-    model.eval()
 
 
 @pytest.mark.parametrize("per_token", [False, True])
@@ -170,17 +130,3 @@ def test_what_is_wrong_with_options_is_said(folder, tmp_path):
         main(["--model", folder, "--input", "x.jsonl", "--output", str(tmp_path / "no" / "x.jsonl")])
     with pytest.raises(SystemExit, match=r"coh\.score: .*there is no file 'x\.jsonl'"):
         main(["--model", folder, "--input", "x.jsonl"])
-
-
-def test_runs_are_the_outputs_of_a_chain_one_by_one(model):
-    ids = tuple(range(3, 15))
-    chain = Document(ids, (False,) * 3 + (True,) * 3 + (False,) * 2 + (True,) * 4, "")
-    first, second = (
-        Document(chain.input_ids, tuple(on and (n < 7) == is_first for n, on in enumerate(chain.target_mask)), "")
-        for is_first in (True, False)
-    )
-    runs = score_runs(model, [chain, first, second], 2)
-    assert runs.document.tolist() == [0, 0, 1, 2] and runs.num_tokens.tolist() == [3, 4, 3, 4]
-    assert runs.log_p[:2] == pytest.approx(runs.log_p[2:], rel=1e-5)
-    assert (runs.num_correct <= runs.num_tokens).all()
-    assert score_runs(model, [chain], 2, max_length=4).num_tokens.tolist() == [3]  # the first of four is not predicted

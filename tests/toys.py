@@ -121,3 +121,17 @@ doc_to_choice: "{{{{choices}}}}"
 doc_to_target: "{{{{answer}}}}"
 metric_list: [{{metric: acc}}]
 """
+
+
+def plain_log_p(model: Any, document: Any) -> float:
+    """log p of a document's targets: the log-softmax of full logits, at the targets, one document at a time."""
+    import torch
+
+    ids = torch.tensor([document.input_ids])
+    with torch.no_grad():
+        log_p = model(ids).logits[0].double().log_softmax(-1)
+    return sum(
+        float(log_p[place - 1, document.input_ids[place]])
+        for place in range(1, len(document.input_ids))
+        if document.target_mask[place]
+    )
