@@ -6,7 +6,7 @@ taught no words, or other forms of training, are asked in the words of the arm `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,15 @@ from coh.steering import Steering
 Pairs = dict[str, list[FeedbackGroup]]
 
 
-def choose_pairs(groups: Mapping[str, Sequence[FeedbackGroup]], most: int, seed: int = 0) -> Pairs:
+def choose_pairs(
+    groups: Mapping[str, Sequence[FeedbackGroup]],
+    most: int,
+    fitting: Callable[[list[FeedbackGroup]], list[FeedbackGroup]] = list,
+    seed: int = 0,
+) -> Pairs:
     """At most so many pairs, shuffled, in turn of each source that has any left, so that small ones count.
+
+    `fitting` gives those that can be measured; what it leaves out does not change the order of the others.
 
     >>> from coh.data.records import as_messages
     >>> group = [FeedbackGroup("s", as_messages(f"{n}?"), ("a", "b"), (1, 2)) for n in range(9)]
@@ -31,18 +38,21 @@ def choose_pairs(groups: Mapping[str, Sequence[FeedbackGroup]], most: int, seed:
     {'small': 2, 'large': 6}
     """
     rng = np.random.default_rng(seed)
-    shuffled = {name: [own[int(n)] for n in rng.permutation(len(own))] for name, own in groups.items()}
-    turns = [(n, place, name) for place, (name, own) in enumerate(shuffled.items()) for n in range(len(own))]
+    found = {name: fitting([own[int(n)] for n in rng.permutation(len(own))]) for name, own in groups.items()}
+    turns = [(n, place, name) for place, (name, own) in enumerate(found.items()) for n in range(len(own))]
     taken = [name for _, _, name in sorted(turns)[:most]]
-    return {name: own[: taken.count(name)] for name, own in shuffled.items() if name in taken}
+    return {name: own[: taken.count(name)] for name, own in found.items() if name in taken}
 
 
 def held_out_pairs(args: EvaluateArgs, most: int, steerings: Sequence[Steering], max_length: int) -> Pairs:
     """The pairs that all arms are measured on: those that fit a document in the words of each."""
-    found = {name: preferred_pairs(own) for name, own in held_out_groups(args).items()}
-    for steering in steerings:
-        found = {name: that_fit(steering, own, max_length) for name, own in found.items()}
-    return choose_pairs(found, most)
+
+    def fitting(pairs: list[FeedbackGroup]) -> list[FeedbackGroup]:
+        for steering in steerings:
+            pairs = that_fit(steering, pairs, max_length)
+        return pairs
+
+    return choose_pairs({name: preferred_pairs(own) for name, own in held_out_groups(args).items()}, most, fitting)
 
 
 def text_scores(
