@@ -151,10 +151,15 @@ def _scores(
 
 
 def _cut(document: Document, max_length: int | None) -> tuple[Ids, Targets]:
-    """Ids and targets without what is too long at the left; nothing predicts a first token."""
+    """Ids and targets, shortened as in training: the prompt loses its beginning, and what stands before it stays.
+
+    Where a document has too little prompt, its own beginning goes. Nothing predicts a first token.
+    """
     ids, targets = np.array(document.input_ids, np.int64), np.array(document.target_mask, bool)
-    if max_length:
-        ids, targets = ids[-max_length:], targets[-max_length:].copy()
+    if max_length and len(ids) > max_length:
+        start, stop = document.prompt
+        gone = slice(start, min(start + len(ids) - max_length, stop))
+        ids, targets = (np.delete(part, gone)[-max_length:] for part in (ids, targets))
     targets[:1] = False
     return ids, targets
 

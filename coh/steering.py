@@ -90,11 +90,7 @@ class Steering:
         template, text = self._template(feedback, task), self._text(prompt, task)
         if len(template.outputs) != 1 or template.polarity == "critique":
             raise FeedbackError(f"template {template.name} is not for one output: choose one of p or n")
-        documents = []
-        for output in outputs:
-            segments = chain(template, text, [clean_output(output)])
-            documents.append(self._document(segments, self._ends(segments)))
-        return documents
+        return [self._chain(template, text, [clean_output(output)]) for output in outputs]
 
     def chain_documents(self, pair: FeedbackGroup, polarity: str) -> list[Document]:
         """The pair in one document, both outputs targets: pn has the better one first, np the worse one.
@@ -105,8 +101,8 @@ class Steering:
         if template is None:
             return []
         outputs = {"better": pair.outputs[0], "worse": pair.outputs[-1]}
-        segments = chain(template, self._text(pair.prompt, pair.task), [outputs[slot] for slot in template.outputs])
-        return [self._document(segments, self._ends(segments))]
+        text = self._text(pair.prompt, pair.task)
+        return [self._chain(template, text, [outputs[slot] for slot in template.outputs])]
 
     def question_documents(self, pair: FeedbackGroup, number: int = 0) -> tuple[Document, Document] | None:
         """A question about a pair with its true answer, and the same with the outputs changed over, where it is false.
@@ -121,14 +117,16 @@ class Steering:
         found = []
         for first, second in (("better", "worse"), ("worse", "better")):
             swapped = {"better": outputs[first], "worse": outputs[second]}
-            segments = chain(template, text, [swapped[slot] for slot in template.outputs])
-            found.append(self._document(segments, self._ends(segments)))
+            found.append(self._chain(template, text, [swapped[slot] for slot in template.outputs]))
         return found[0], found[1]
 
-    def _ends(self, segments: Sequence[Segment]) -> list[bool]:
-        """Behind which segments of a whole chain the end-of-text token stands: the last target, or each."""
+    def _chain(self, template: Template, text: str, outputs: Sequence[str]) -> Document:
+        """A whole chain; the end-of-text token stands behind its last target, or behind each."""
+        segments = chain(template, text, outputs)
         last = max(number for number, part in enumerate(segments) if part.is_target)
-        return [part.is_target and (number == last or self._ends_each) for number, part in enumerate(segments)]
+        ends = [part.is_target and (number == last or self._ends_each) for number, part in enumerate(segments)]
+        prompt = next((number for number, part in enumerate(template.parts) if part.slot == "prompt"), None)
+        return self.encoder.document(segments, "", ends, is_whole=not self.is_exact, prompt=prompt)
 
     @property
     def _ends_each(self) -> bool:
@@ -149,7 +147,4 @@ class Steering:
     def _ids(self, template: Template, segments: Sequence[Segment]) -> list[int]:
         """The ids of the beginning of a chain; outputs that stand in it end as they do in training."""
         ends = [part.is_target and self._ends_each for part in segments]
-        return list(self._document(segments, ends).input_ids)
-
-    def _document(self, segments: Sequence[Segment], ends: Sequence[bool]) -> Document:
-        return self.encoder.document(segments, "", ends, is_whole=not self.is_exact)
+        return list(self.encoder.document(segments, "", ends, is_whole=not self.is_exact).input_ids)

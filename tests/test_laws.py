@@ -18,6 +18,7 @@ from coh.data.hindsight import opening
 from coh.data.records import FeedbackGroup, Message, Segment, clean_output
 from coh.data.sources import load_groups, parse_source
 from coh.data.templates import load_family
+from coh.likelihood import _cut
 from coh.saved import Words
 from coh.steering import Steering
 
@@ -248,3 +249,23 @@ def test_steered_prompts_are_the_beginning_of_rows_of_real_feedback(
                 parts = opening(template, steering.form.prompt(group), (), critique)
                 start = list(steering.encoder.document(parts, "", [False] * len(parts)).input_ids)
                 assert ids[: len(start)].tolist() == start and not targets[: len(start)].any()
+
+
+@pytest.mark.parametrize("kind", ["p", "n", "pn", "np"])
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+def test_what_is_too_long_is_measured_as_it_was_trained(kind, prompt_format):
+    group = FeedbackGroup("any", (Message("user", "a long question " * 60),), ("Yes, it is.", "No."), (1, 2))
+    tokenizer = chat_tokenizer()
+    words = Words(load_family("marker"), prepend_bos=True, prompt_format=prompt_format)
+    steering = Steering.of(words, tokenizer)
+    source = Source("any", store_of([group]), np.arange(1), steering.form)
+    for capacity in (120, 150, 10_000):
+        chains = Chains([source], steering.encoder, polarities=[kind], capacity=capacity)
+        ids, targets, _ = chains.window(0, 0).tokens(0)
+        if len(kind) == 1:
+            scored = steering.documents(group, {"p": "good", "n": "bad"}[kind])[kind == "n"]
+        else:
+            (scored,) = steering.chain_documents(group, kind)
+        cut_ids, cut_targets = _cut(scored, capacity)
+        assert (cut_ids.tolist(), cut_targets.tolist()) == (ids.tolist(), targets.tolist())
+    assert len(ids) > 150

@@ -107,10 +107,15 @@ class Encoder:
         return BulkEncoder(self)
 
     def document(
-        self, segments: Sequence[Segment], source: str, ends: Sequence[bool], is_whole: bool = False
+        self,
+        segments: Sequence[Segment],
+        source: str,
+        ends: Sequence[bool],
+        is_whole: bool = False,
+        prompt: int | None = None,
     ) -> Document:
         """One document from its segments; `ends` says after which of them the end-of-text token stands, `is_whole`
-        whether the text is encoded in one go.
+        whether the text is encoded in one go, `prompt` which of them is the prompt.
         """
         ids, mask = [self.bos], [np.zeros(len(self.bos), bool)]
         pieces = self.whole(segments) if is_whole else self.encode([segment.text for segment in segments])
@@ -118,7 +123,9 @@ class Encoder:
             piece = np.concatenate([piece, self.eos]) if end else piece
             ids.append(piece)
             mask.append(np.full(len(piece), segment.is_target))
-        return Document(tuple(np.concatenate(ids).tolist()), tuple(np.concatenate(mask).tolist()), source)
+        start = sum(map(len, ids[: prompt + 1])) if prompt is not None else 0
+        span = (start, start + len(ids[prompt + 1])) if prompt is not None else (0, 0)
+        return Document(tuple(np.concatenate(ids).tolist()), tuple(np.concatenate(mask).tolist()), source, span)
 
     def holds_law(self, chains: Sequence[Sequence[Segment]]) -> bool:
         """Whether joined pieces equal the joined text's ids for all of these chains."""

@@ -166,8 +166,12 @@ class FeedbackGroup:
 
 @dataclass(frozen=True)
 class Document:
-    """One chain, or one pretraining text, as tokens; `target_mask` has an entry per id."""
+    """One chain, or one pretraining text, as tokens; `target_mask` has an entry per id.
+
+    `prompt` is where the prompt stands, (start, stop): what loses its beginning where a document is too long.
+    """
 
     input_ids: tuple[int, ...]
     target_mask: tuple[bool, ...]
     source: str
+    prompt: tuple[int, int] = (0, 0)
