@@ -57,6 +57,7 @@ NOT_RUN = {
     "*--push_to_hub*": "needs the hub; tests/test_push_slow.py pushes to a stand-in",
     "transformers serve *": "a server; tests/test_serving_slow.py runs one and asks it",
     "transformers chat *": "needs the server",
+    "python: # The files of *": "needs the hub",
     "python: from openai *": "needs the server; tests/test_serving_slow.py asks one the same",
     "curl http://localhost*": "needs the server; tests/test_serving_slow.py asks one the same",
     "vllm serve *": "needs vLLM and a GPU, and was not tried",
