@@ -145,6 +145,11 @@ def run(experiment: ExperimentArgs, data: CoHDataArgs, train: CoHTrainArgs, argv
         datasets = load_datasets(
             data, tokenizer, seed=seed, prepend_bos=train.prepend_bos, cache_dir=experiment.cache_dir
         )
+    if train.eval_strategy != "no" and "validation" not in datasets:
+        raise FeedbackError(
+            f"--eval_strategy {train.eval_strategy.value}: no feedback is held out for validation: raise "
+            "--webgpt_dataset_test_size, name --eval_feedback_data, or leave the option out"
+        )
     summary = summarize(datasets["train"])
     logger.info("\n%s\n", table(summary))
     fit_length(datasets["train"], train, start)

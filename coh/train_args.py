@@ -231,6 +231,8 @@ class CoHTrainArgs(TrainingArguments):
                 yield f"--{name} {getattr(self, name)}: give a share from 0 to below 1, such as 0.05."
         if self.fcm_min_ratio > self.fcm_max_ratio:
             yield f"--fcm_min_ratio {self.fcm_min_ratio} exceeds --fcm_max_ratio {self.fcm_max_ratio}: raise that one."
+        if self.max_steps <= 0 and not 0 < self.num_train_epochs < math.inf:
+            yield f"--num_train_epochs {self.num_train_epochs}: give a number above 0, such as 1, or --max_steps."
         for name in ("eval_pairs", "eval_prompts"):
             if getattr(self, name) < 0:
                 yield f"--{name} {getattr(self, name)}: give 0 or a positive number."
@@ -243,6 +245,10 @@ class CoHTrainArgs(TrainingArguments):
             "ignore_data_skip": (False, "to go on costs nothing: it begins at its row"),
             "enable_jit_checkpoint": (False, "SIGTERM is answered with a checkpoint anyhow"),
             "use_cache": (False, "with a cache, the documents of a row would see each other"),
+            "auto_find_batch_size": (
+                False,
+                "the steps of a run are counted with the batch size that is given",
+            ),
             "include_num_input_tokens_seen": ("no", "num_tokens_seen is logged without it"),
         }
         for name, (value, reason) in fixed.items():

@@ -69,11 +69,6 @@ def launch_problems(args: Any, environment: Mapping[str, str]) -> Iterator[str]:
             f"{launched} processes were launched, but each would train a model of its own: pass --use_cpu if the "
             f"machine has no GPU, {WITH_TORCHRUN} if {variable} comes from elsewhere, or launch one process."
         )
-    if args.auto_find_batch_size and args.world_size > 1:
-        yield (
-            "--auto_find_batch_size: each process would find a size of its own, and they would wait for each other: "
-            "choose --per_device_train_batch_size."
-        )
     for name in ("split_batches", "dispatch_batches"):
         if getattr(args.accelerator_config, name, False):
             yield f"--accelerator_config {name}: every process reads its own rows by itself, so leave it out."

@@ -287,7 +287,11 @@ def test_the_bundled_sample_loads(tokenizer, tmp_path):
         ),
         ({"webgpt_dataset_test_size": 1.0}, ["--webgpt_dataset_test_size 1.0: give a share from 0 to below 1."]),
         ({"pretrain_docs": 0}, ["--pretrain_docs 0: give 1 or more, or --pretrain_data none."]),
-        ({"pretrain_ratio": -1.0}, ["--pretrain_ratio -1.0: give 0 or more"]),
+        ({"feedback_weights": [1.0, float("inf"), 1.0]}, ["--feedback_weights 1,inf,1: give numbers of 0 or more"]),
+        ({"pretrain_ratio": -1.0}, ["--pretrain_ratio -1.0: give 0.001 or more"]),
+        ({"pretrain_ratio": 0.0004}, ["--pretrain_ratio 0.0004: give 0.001 or more"]),
+        ({"pretrain_ratio": float("nan")}, ["--pretrain_ratio nan: give 0.001 or more"]),
+        ({"pretrain_ratio": float("inf")}, ["--pretrain_ratio inf: give 0.001 or more"]),
         ({"chains": ["pp"]}, ["--chains pp: give some of p, n, pn, np, question, critique, refine, revision."]),
         ({"chains": ["p", "p"]}, ["--chains p,p: give one or more kinds, each once."]),
         ({"templates": "proze"}, ["--templates: templates 'proze': neither marker, marker_varied, prose nor a file"]),
@@ -317,3 +321,36 @@ def test_one_format_is_that_of_the_evaluation_sources_too():
     assert CoHDataArgs(feedback_format="ranked").eval_formats(2) == ["ranked", "ranked"]
     several = CoHDataArgs(feedback_data=["webgpt", "hh_rlhf"], feedback_format=["webgpt", "hh_rlhf"])
     assert several.eval_formats(1) == ["auto"]
+
+
+def test_a_split_of_which_nothing_fits_a_row_is_left_out_and_named(folder, tokenizer, tmp_path, caplog):
+    """Of rows whose prompts are held out for validation, each output is longer than a row."""
+    path = write_rows(tmp_path / "some.jsonl", pairs(60))
+    splits = load(folder, tokenizer, feedback_data=[path])
+    held_out = {
+        splits["validation"].chains.sources[0].store.group(int(n)).prompt[0].content
+        for n in splits["validation"].chains.sources[0].indices
+    }
+    rows = [
+        row | {"chosen": row["chosen"] * 99, "rejected": row["rejected"] * 99} if row["prompt"] in held_out else row
+        for row in pairs(60)
+    ]
+    with caplog.at_level("WARNING", "coh"):
+        found = load(folder, tokenizer, feedback_data=[write_rows(tmp_path / "long.jsonl", rows)])
+    assert {*found} == {*splits} - {"validation"}
+    assert "validation is left out: no feedback fits a row of 256 tokens: raise --seq_length" in caplog.text
+
+
+def test_why_there_is_nothing_to_train_on_is_said(folder, tokenizer, tmp_path):
+    path = write_rows(tmp_path / "same.jsonl", pairs(5))
+    with pytest.raises(FeedbackError, match=r"no feedback to train on in same \(prompt is in evaluation: 5\)"):
+        load(folder, tokenizer, feedback_data=[path], eval_feedback_data=[f"other={path}"])
+    for number in range(100):
+        one = write_rows(tmp_path / f"one{number}.jsonl", pairs(1, start=number))
+        try:
+            load(folder, tokenizer, feedback_data=[one], webgpt_dataset_test_size=0.5)
+        except FeedbackError as error:
+            assert "(held out for evaluation: 1)" in str(error)
+            break
+    else:
+        raise AssertionError("half of the prompts are held out")

@@ -225,6 +225,12 @@ def test_bad_rows_end_the_run_with_file_and_line(folder, tmp_path):
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_evaluation_without_anything_held_out_is_refused_with_the_remedies(folder, tmp_path):
+    wrong = options(folder, tmp_path / "out", eval_strategy="steps", eval_steps=1, webgpt_dataset_test_size=0)
+    with pytest.raises(SystemExit, match="--eval_strategy steps: no feedback is held out .*--webgpt_dataset_test_size"):
+        main(wrong)
+
+
 def test_help_lists_ours_first_by_dataclass():
     found = subprocess.run(
         [sys.executable, "-m", "coh.coh_train", "--help"], capture_output=True, text=True, cwd=ROOT, timeout=120

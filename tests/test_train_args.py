@@ -33,6 +33,20 @@ def made(tmp_path, **options) -> CoHTrainArgs:
     return CoHTrainArgs(str(tmp_path), **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"auto_find_batch_size": True}, "--auto_find_batch_size True: the steps of a run are counted with the batch"),
+        ({"num_train_epochs": -2.0}, "--num_train_epochs -2.0: give a number above 0"),
+        ({"num_train_epochs": float("nan")}, "--num_train_epochs nan: give a number above 0"),
+    ],
+)
+def test_what_would_end_a_run_early_or_never_is_refused(tmp_path, options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        made(tmp_path, use_cpu=True, **options)
+    assert made(tmp_path, use_cpu=True, max_steps=3, num_train_epochs=-1.0).max_steps == 3
+
+
 class TestBfloat16:
     def test_it_follows_the_device_where_nobody_says(self, fast, tmp_path):
         assert made(tmp_path, use_cpu=True).bf16 is True

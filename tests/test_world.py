@@ -35,7 +35,7 @@ def not_launched(monkeypatch):
 
 
 def asked(**changes):
-    options = {"use_cpu": False, "deepspeed": None, "fsdp": None, "world_size": 1, "auto_find_batch_size": False}
+    options = {"use_cpu": False, "deepspeed": None, "fsdp": None, "world_size": 1}
     options |= {"accelerator_config": SimpleNamespace(), "deepspeed_plugin": None}
     return SimpleNamespace(**options | changes)
 
@@ -59,14 +59,13 @@ def messages(tmp_path):
         launch_problems(asked(deepspeed_plugin=zero3(tmp_path, "false")), {}),
         launch_problems(asked(accelerator_config=SimpleNamespace(split_batches=True)), {}),
         launch_problems(asked(accelerator_config=SimpleNamespace(dispatch_batches=True)), {}),
-        launch_problems(asked(auto_find_batch_size=True, world_size=joined.world_size), TORCHRUN),
     ]
     return [sentence for problems in found for sentence in problems]
 
 
 def test_each_is_said_once(tmp_path):
     said = messages(tmp_path)
-    assert len(said) == 8
+    assert len(said) == 7
     assert all(sentence.endswith(".") and ":" in sentence for sentence in said)
 
 
@@ -76,7 +75,7 @@ def test_the_page_lists_what_is_said(tmp_path):
     elsewhere = ["one process sees 2 GPUs", "fsdp was asked for, but", "--fsdp: one process has nobody"]
     for row in rows:
         assert any(text.startswith(row) or row.startswith(text) for text in [*messages(tmp_path), *elsewhere]), row
-    assert len(rows) == 10
+    assert len(rows) == 9
 
 
 @pytest.mark.parametrize("gpus", [8, 0])

@@ -9,6 +9,7 @@ In: `CoHDataArgs` and a tokenizer. Out: one `CoHDataset` for each split, whose i
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -17,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coh.data.chains import Chains, Source
-from coh.data.data_args import CoHDataArgs, spread
+from coh.data.data_args import LEAST_RATIO, CoHDataArgs, spread
 from coh.data.encoding import Encoder
 from coh.data.forms import make_form
-from coh.data.plan import RowStream
+from coh.data.plan import NothingFits, RowStream
 from coh.data.pretrain import Texts, load_texts
 from coh.data.records import FeedbackError
-from coh.data.sources import load_groups, parse_sources, split_groups
+from coh.data.sources import Splits, load_groups, parse_sources, split_groups
 
 __all__ = ["CoHDataArgs", "CoHDataset", "load_datasets"]
 
@@ -62,7 +63,7 @@ class CoHDataset:
             else None
         )
         # Of every so many rows this share is text; a fraction, so that row i's kind is exact arithmetic for any i.
-        ratio = Fraction(args.pretrain_ratio).limit_denominator(1000) if self.text_rows else Fraction(0)
+        ratio = Fraction(args.pretrain_ratio if self.text_rows else 0).limit_denominator(round(1 / LEAST_RATIO))
         self._text_share = ratio / (1 + ratio)
         if is_training:
             self.num_rows = self.rows_in_epochs(1)
@@ -207,9 +208,26 @@ def load_datasets(
             text_documents = Texts(
                 texts, encoder, held_out=not is_training, source=len(sources), seed=seed if is_training else 0
             )
-        datasets[split] = CoHDataset(
-            chains, text_documents, args, tokenizer, is_training=is_training, seed=seed if is_training else 0
-        )
+        try:
+            datasets[split] = CoHDataset(
+                chains, text_documents, args, tokenizer, is_training=is_training, seed=seed if is_training else 0
+            )
+        except NothingFits as error:
+            if is_training:
+                raise
+            logger.warning("%s is left out: %s", split, error)
     if "train" not in datasets:
-        raise FeedbackError(f"no feedback to train on in {', '.join(spec.name for spec in train_specs)}")
+        raise FeedbackError(_nothing_to_train_on(splits, len(train_specs)))
     return datasets
+
+
+def _nothing_to_train_on(splits: Splits, num_sources: int) -> str:
+    """Where all the groups went, as a sentence."""
+    lost: Counter[str] = Counter()
+    for part, dropped in zip(splits.train[:num_sources], splits.dropped):
+        lost.update({**part.store.dropped, **dropped})
+    held_out = sum(len(part) for part in (*splits.validation[:num_sources], *splits.test[:num_sources]))
+    lost["held out for evaluation"] += held_out
+    where = ", ".join(f"{reason}: {count}" for reason, count in lost.items() if count)
+    names = ", ".join(part.name for part in splits.train[:num_sources])
+    return f"no feedback to train on in {names}{f' ({where})' if where else ''}: give more, or another evaluation set"

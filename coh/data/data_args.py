@@ -1,5 +1,6 @@
 """The options that say which feedback and text a run learns from, and how they become rows."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from coh.data.templates import POLARITIES, RANKINGS, Family, load_family
 
 # Ties and rankings are worded where pairs are.
 CHAINS = tuple(polarity for polarity in POLARITIES if polarity not in ("tie", *RANKINGS.values()))
+LEAST_RATIO = 0.001  # of text to feedback: a run would hardly meet any
 MAX_OUTPUTS = 8  # a ranking of 8 has 127 patterns of ties, each with words of its own
 
 
@@ -180,9 +182,10 @@ class CoHDataArgs:
             )
         if self.pretrain_docs < 1:
             problems.append(f"--pretrain_docs {self.pretrain_docs}: give 1 or more, or --pretrain_data none.")
-        if self.pretrain_ratio < 0:
+        if self.pretrain_ratio and not LEAST_RATIO <= self.pretrain_ratio < math.inf:
             problems.append(
-                f"--pretrain_ratio {self.pretrain_ratio}: give 0 or more; --pretrain_data none leaves the text out."
+                f"--pretrain_ratio {self.pretrain_ratio}: give {LEAST_RATIO} or more; --pretrain_data none leaves the "
+                "text out."
             )
         for kind in self.chains:
             if kind not in CHAINS:
@@ -205,7 +208,7 @@ class CoHDataArgs:
                 f"--feedback_weights {given}: {len(weights)} numbers for {num_sources} sources, give one each "
                 f"(sample counts as four)."
             ]
-        if min(weights) < 0 or not max(weights) > 0:
+        if not all(0 <= weight < math.inf for weight in weights) or not max(weights) > 0:
             return [f"--feedback_weights {given}: give numbers of 0 or more, at least one above 0."]
         return []
 

@@ -310,6 +310,10 @@ def _before(sizes: Ints) -> Ints:
     return ends - sizes
 
 
+class NothingFits(FeedbackError):
+    """Every document is longer than a row."""
+
+
 class RowStream:
     def __init__(
         self,
@@ -350,7 +354,7 @@ class RowStream:
         while len(self._ends) <= number:
             self._ends.append((self._ends[-1] if self._ends else 0) + self.plan(len(self._ends))[1].num_rows)
             if len(self._ends) == self.num_windows and self._ends[-1] == 0:
-                raise FeedbackError(f"no {self._name} fits a row of {self._capacity} tokens: raise --seq_length")
+                raise NothingFits(f"no {self._name} fits a row of {self._capacity} tokens: raise --seq_length")
         return self._ends[number]
 
     def locate(self, row: int) -> tuple[int, int]:
