@@ -11,13 +11,15 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from coh.data.records import FeedbackError, Message, UnusableRow, as_messages, clean_output
-from coh.data.sources import check_format, detect_format, load_groups, parse_sources
+from coh.data.sources import check_format, load_groups, parse_columns, parse_sources
 from coh.data.sources.fields import as_whole_text, describe, missing
-from coh.data.sources.reading import columns_of, open_source, read_file
+from coh.data.sources.naming import find_format, renamed
+from coh.data.sources.reading import RowSource, columns_of, open_source, read_file, read_text, unit_of
 from coh.data.sources.specs import SUFFIXES, SourceSpec
 from coh.data.sources.turns import turns_from
 
@@ -98,10 +100,7 @@ def read_prompts(path: str | os.PathLike) -> list[PromptRow]:
     if not path.is_file():
         raise FeedbackError(f"there is no file {str(path)!r}: check the path")
     if path.suffix.lower() == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")  # other signs that part lines may stand in a text
-        except UnicodeDecodeError as error:
-            raise FeedbackError(f"{path}: not UTF-8 (byte {error.start + 1}): save the file as UTF-8") from None
+        lines = read_text(path).split("\n")  # other signs that part lines may stand in a text
         numbered = [(number, {"prompt": line.strip()}) for number, line in enumerate(lines, 1) if line.strip()]
     elif path.suffix.lower() in SUFFIXES:
         numbered = list(read_file(path))
@@ -109,7 +108,7 @@ def read_prompts(path: str | os.PathLike) -> list[PromptRow]:
         raise FeedbackError(f"{path}: the name of a file of prompts ends in one of .txt, {', '.join(SUFFIXES)}")
     if not numbered:
         raise FeedbackError(f"{path} holds no prompt: it must hold at least one")
-    unit = "line" if path.suffix.lower() in (".txt", ".jsonl") else "row"
+    unit = "line" if path.suffix.lower() == ".txt" else unit_of(path)
     return [_prompt_row(f"{path}, {unit} {number}", row) for number, row in numbered]
 
 
@@ -138,21 +137,30 @@ def read_judged(
         source: as after --feedback_data: a built-in name, a file, a folder or a hub id.
         feedback_format: auto, the name of a format, or "outputs" for rows that nobody has ranked.
         split: of a source with several; by default test, or what comes nearest to it.
-        columns: which of its columns are a format's, as in "prompt=question"; only for feedback.
+        columns: which of its columns are a format's, as in "prompt=question".
 
     Raises:
         FeedbackError: what a person has to mend, with file and row.
     """
     for spec in parse_sources([source]):
         chosen = spec.format if spec.format != "auto" else feedback_format
-        if chosen == PLAIN or (chosen == "auto" and not columns and _is_plain(spec, cache_dir)):
-            yield from _plain_rows(spec, split, cache_dir)
-            continue
+        if chosen in (PLAIN, "auto"):
+            mapped = parse_columns(columns)
+            sources = {name: renamed(source, mapped) for name, source in open_source(spec, cache_dir).items()}
+            if chosen == PLAIN or _is_plain(next(iter(sources.values()))):
+                yield from _plain_rows(spec, sources[_split_of(spec, sources, split)])
+                continue
         stores = load_groups(spec, feedback_format=chosen, cache_dir=cache_dir, columns=columns)
         store = stores[_split_of(spec, stores, split)]
         for index in range(len(store)):
             group = store.group(index)
             number = int(store.dataset[index]["row"])
+            place = f"{store.location}, row {number}"
+            if group.verbatim:
+                raise FeedbackError(
+                    f"{place}: a record with `fields` brings its own words, so good and bad ones cannot be compared: "
+                    "give rows with `prompt` and `outputs`, or feedback in another format"
+                )
             row: dict[str, Any] = {
                 "source": spec.name,
                 "row": number,
@@ -162,7 +170,7 @@ def read_judged(
             if group.is_good is not None:
                 row["is_good"] = group.is_good
             ranks = group.ranks if len(group.outputs) > 1 else ()
-            yield JudgedRow(f"{store.location}, row {number}", group.prompt, group.outputs, row, ranks, group.task)
+            yield JudgedRow(place, group.prompt, group.outputs, row, ranks, group.task)
 
 
 def check_judged_format(name: str) -> None:
@@ -177,21 +185,18 @@ def _split_of(spec: SourceSpec, splits: dict[str, Any], wanted: str | None) -> s
     return wanted or next((name for name in SPLITS if name in splits), next(iter(splits)))
 
 
-def _is_plain(spec: SourceSpec, cache_dir: str | None) -> bool:
+def _is_plain(source: RowSource) -> bool:
     """Whether rows hold a prompt and outputs, and no format of feedback has their columns."""
-    rows = next(iter(open_source(spec, cache_dir).values())).read(None)
-    first = [row for _, row in zip(range(NUM_FIRST_ROWS), (row for _, row in rows))]
+    first = [row for _, row in islice(source.read(None), NUM_FIRST_ROWS)]
     columns = columns_of(first)
     try:
-        detect_format(columns, first)
+        find_format(columns, first)
     except FeedbackError:
         return "prompt" in columns and any(name in columns for name in OUTPUT_COLUMNS)
     return False
 
 
-def _plain_rows(spec: SourceSpec, split: str | None, cache_dir: str | None) -> Iterator[JudgedRow]:
-    sources = open_source(spec, cache_dir)
-    source = sources[_split_of(spec, sources, split)]
+def _plain_rows(spec: SourceSpec, source: RowSource) -> Iterator[JudgedRow]:
     for place, (number, row) in enumerate(source.read(None)):
         if place == spec.limit:
             return

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coh.arguments import ConfigError
-from coh.data.records import Message
+from coh.data.records import FeedbackError, Message
 from coh.generation import check_room, generate_batch, num_positions, place_model
 from coh.modeling import load_model, load_tokenizer
 from coh.options import checked_options
@@ -80,6 +80,8 @@ class SteeredModel:
     def score(self, prompt: Prompt, outputs: str | Sequence[str], *, per_token: bool = False) -> NDArray[np.float64]:
         """How much likelier good words make each output than bad words do, in nats; higher is better."""
         texts = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+        if not texts:
+            raise FeedbackError("there are no outputs: give at least one text to score")
         row = JudgedRow("score", as_prompt(prompt), texts, {}, (), self.task)
         return judge(self.model, self.steering, [row], per_token=per_token)[0]
 

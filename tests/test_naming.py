@@ -26,6 +26,31 @@ def test_a_prompt_by_another_name_is_a_prompt(load, name):  # noqa: F811
     assert group.outputs == (PAIR["chosen"], PAIR["rejected"])
 
 
+@pytest.mark.parametrize("asked", ["auto", "by name"])
+@pytest.mark.parametrize("name", SYNONYMS["prompt"])
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [
+        ("preference", PAIR),
+        ("scored_preference", {**PAIR, "score_chosen": 2, "score_rejected": 1}),
+        ("ultrafeedback", {"completions": [{"response": text, "overall_score": len(text)} for text in PAIR.values()]}),
+    ],
+)
+def test_a_format_that_is_asked_for_by_name_keeps_its_prompt(load, asked, form, name, row):  # noqa: F811
+    store = load([{name: "Name a prime.", **row}], feedback_format="auto" if asked == "auto" else form)
+    assert store.format == form
+    (group,) = groups_of(store)
+    assert group.prompt[0].content == "Name a prime." and group.outputs == (PAIR["chosen"], PAIR["rejected"])
+
+
+def test_columns_of_a_format_that_is_asked_for():
+    said = {"prompt": "q"}
+    assert find_format(["q", "response", "stars"], [], "rated_rows", said)[1] == {"prompt": "q", "score": "stars"}
+    assert find_format(["q", "chosen", "rejected"], [], "preference", said) == ("preference", said)
+    with pytest.raises(FeedbackError, match="the nearest is 'promt'; rename it"):
+        find_format(["promt", "chosen", "rejected"], [], "preference")
+
+
 def test_without_any_prompt_the_shared_words_are_one(load):  # noqa: F811
     (group,) = groups_of(load([{**PAIR, "id": 3}]))
     assert group.prompt[0].content == "Thanks for asking!" and group.outputs == ("Seven.", "Nine.")

@@ -1,6 +1,8 @@
 """Pretraining text: read from anywhere, every token once a pass, a fixed part held out."""
 
 import json
+import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,12 +73,31 @@ def test_a_pass_holds_every_text_once_and_none_that_is_held_out(tmp_path, texts_
     assert len(found[True, 0]) == 2
 
 
-def test_empty_texts_are_passed_over(tmp_path):
-    path = write_rows(tmp_path / "text.jsonl", [{"text": "one"}, {"text": "  "}, {"text": None}, {"text": "two"}])
-    texts = Texts(
-        load_texts(path, 10, str(tmp_path / "c")), Encoder(byte_tokenizer()), held_out=False, source=0, seed=0
-    )
-    assert len(texts) == 2 and np.all(texts.window(0, 0).lengths > 1)
+@pytest.mark.parametrize("column", ["text", "story"])
+def test_rows_without_text_are_left_out_and_counted(tmp_path, caplog, column):
+    values = [None, "one", "  ", None, "two", "\ud800", "three"]
+    path = str(tmp_path / "text.jsonl")
+    Path(path).write_text("".join(json.dumps({column: value}) + "\n" for value in values))
+    with caplog.at_level(logging.INFO, logger="coh"):
+        dataset = load_texts(path, 10, str(tmp_path / "c"))
+    assert list(dataset["text"]) == ["one", "two", "three"]
+    assert "text.jsonl: 4 rows are left out (null text: " in caplog.text
+    assert list(load_texts(path, 2, str(tmp_path / "c"))["text"]) == ["one", "two"]
+    texts = Texts(dataset, Encoder(byte_tokenizer()), held_out=False, source=0, seed=0)
+    assert len(texts) == 3 and np.all(texts.window(0, 0).lengths > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("T.JSONL", '{"text": "one"}\n{"text": "two"}\n'),
+        ("T.TXT", "one\n\ntwo"),
+        ("t.txt", "\ufeffone\r\n\r\n\r\n\r\ntwo\r\n"),
+    ],
+)
+def test_endings_in_capitals_and_the_signs_of_other_systems(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    assert list(load_texts(str(tmp_path / name), 10, str(tmp_path / "c"))["text"]) == ["one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -84,15 +105,33 @@ def test_empty_texts_are_passed_over(tmp_path):
     [
         ("gone.jsonl", None, "there is no such file"),
         ("text.md", "words", "the name must end in one of"),
-        ("text.jsonl", '{"a": "x", "b": "y"}\n', "no column `text` among a, b: rename the one to learn from"),
+        ("text.jsonl", '{"a": "x", "b": "y"}\n', "no column `text` among 'a', 'b': rename the one to learn from"),
         ("text.jsonl", '{"text": "x"}\n{"text": \n', "line 2, column"),
         ("text.jsonl", "", "is empty"),
+        ("text.jsonl", '{"text": "x"}\n\n{"txt": "y"}\n', r"text\.jsonl, line 3: field 'text' is missing: the nearest"),
+        (
+            "text.json",
+            '[{"text": "x"}, {"text": 4}]',
+            r"text\.json, row 2: field 'text' is a number \(4\), but must be",
+        ),
+        ("text.jsonl", '{"text": 4}\n', r"line 1: field 'text' is a number"),
+        ("text.jsonl", '{"a": 4}\n', r"line 1: no column `text` among 'a'"),
+        (
+            "text.jsonl",
+            '{"text": null}\n{"text": " "}\n',
+            "text.jsonl holds no text: give another file, sample, or none",
+        ),
+        ("text.jsonl", '{"a": null}\n', "holds no text"),
+        ("text.txt", "\n\n \n\n", "holds no text"),
+        ("text.txt", "", "holds no text"),
+        ("text.txt", b"caf\xe9", r"text\.txt: not UTF-8 \(byte 4 is 0xe9\)"),
+        ("GONE.JSONL", None, "there is no such file"),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(FeedbackError, match=message):
         load_texts(str(path), 10, str(tmp_path / "cache"))
 

@@ -139,6 +139,26 @@ def test_rows_that_cannot_be_judged_are_named(tmp_path, row, problem):
         judged(tmp_path, rows)
 
 
+@pytest.mark.parametrize("feedback_format", ["auto", "outputs"])
+def test_the_prompt_of_plain_rows_is_named_as_that_of_feedback_is(tmp_path, feedback_format):
+    rows = [{"question": "2+2", "outputs": ["4", "5"]}]
+    with pytest.raises(FeedbackError, match=r"--feedback_columns prompt=|field 'prompt' is missing"):
+        judged(tmp_path, rows, feedback_format=feedback_format)
+    (row,) = judged(tmp_path, rows, feedback_format=feedback_format, columns=["prompt=question"])
+    assert row.prompt == (Message("user", "2+2"),) and row.outputs == ("4", "5") and row.human_ranks == ()
+
+
+def test_named_columns_and_known_ones_are_feedback_together(tmp_path):
+    rows = [{"ticket": "2+2", "response": text, "stars": stars} for text, stars in (("5", 1), ("4", 3))]
+    (row,) = judged(tmp_path, rows, columns=["prompt=ticket"])
+    assert row.outputs == ("4", "5") and row.human_ranks == (1, 2)
+
+
+def test_records_with_their_own_words_cannot_be_judged(tmp_path):
+    with pytest.raises(FeedbackError, match=r"rows\.jsonl, row 1: a record with `fields` brings its own words"):
+        judged(tmp_path, [{"a": "2+2?", "b": "4", "fields": "[a],b"}])
+
+
 def test_no_format_at_all(tmp_path):
     with pytest.raises(FeedbackError, match="no format has the columns 'question'"):
         judged(tmp_path, [{"question": "2+2"}])

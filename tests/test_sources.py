@@ -697,8 +697,8 @@ def test_the_format_can_be_named_and_is_checked(write, load):
 
 def test_json_holds_one_list(write, load):
     assert groups_of(load(write(json.dumps(PAIRS, indent=1), "rows.json"))["train"])[39].outputs[0] == "Good answer 40."
-    lines = write(PAIRS, "lines.json")
-    assert load(lines)["train"].num_rows == 40
+    for num_lines in (40, 1):
+        assert load(write(PAIRS[:num_lines], "lines.json"))["train"].num_rows == num_lines
     for content, says in [
         (
             '[{"chosen": "a"},\n {]',
@@ -726,12 +726,84 @@ def test_csv_holds_text_whatever_it_looks_like(write, load):
     assert [group.outputs for group in groups_of(load(numbers)["train"])] == [("42", "043"), ("0.50", "1e3")]
     for content, says in [
         ("prompt,chosen,rejected\n", "{path} has no rows: it must hold at least one"),
-        ("prompt,chosen,rejected\na,b,c\na,b,c,d\n", "{path} cannot be read as csv: Error tokenizing data"),
-        ("prompt,chosen,rejected\nqué,b,c\n".encode("latin-1"), "{path}: not UTF-8 (byte"),
+        (
+            "prompt,chosen,rejected\na,b,c\na,b,c,d\n",
+            "{path}, row 2: 4 fields for 3 columns ('prompt', 'chosen', 'rejected'): put texts that hold a comma",
+        ),
+        ('prompt,chosen,rejected\na,b,c\na,"b,c\n', "{path} cannot be read as csv after row 1: unexpected end of data"),
+        ('prompt,chosen,rejected\na,"b"b,c\n', "{path} cannot be read as csv after row 0: ',' expected after"),
+        ("prompt,chosen,rejected\na,b,c\nqué,b,c\n".encode("latin-1"), "{path}: not UTF-8 after row 0 (0xe9)"),
         ("prompt,chosen\na,b\n", "{path}: no format has the columns 'prompt', 'chosen'; the nearest is 'preference'"),
     ]:
         path = write(content, "bad.csv")
         assert load_error(load, path).startswith(says.replace("{path}", str(path)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt,chosen,rejected\nHi,good,bad,\nHo,good,bad,,\n",
+        "prompt,chosen,rejected,\nHi,good,bad,x\nHo,good,bad,\n",
+        ",prompt,chosen,rejected,\n0,Hi,good,bad,\n1,Ho,good,bad,\n",
+        "\ufeffprompt,chosen,rejected\r\n\r\nHi,good,bad\r\n  \r\nHo,good,bad",
+    ],
+)
+def test_csv_columns_stay_where_they_are(write, load, tmp_path, text):
+    """Whatever stands in front of them or behind them: the numbers that pandas writes, commas at the end."""
+    folder = write(text, "folder/train.csv").parent
+    for source in (write(text, "rows.csv"), folder):
+        groups = groups_of(load(source)["train"])
+        assert [(group.prompt[0].content, group.outputs) for group in groups] == [
+            ("Hi", ("good", "bad")),
+            ("Ho", ("good", "bad")),
+        ]
+
+
+def test_a_csv_cell_may_be_longer_than_python_reads_by_itself(write, load):
+    text = f"prompt,chosen,rejected\nHi,{'x' * 200_000},bad\n"
+    assert len(load(write(text, "rows.csv"))["train"].group(0).outputs[0]) == 200_000
+
+
+def test_a_folder_of_csv_is_read_as_its_files_are(write, load):
+    write("prompt,chosen,rejected\n2 + 2?,4,5\nWhich?,NA,null\n", "folder/train-1.csv")
+    folder = write("prompt,chosen,rejected\nHi,042,1e3\n", "folder/train-2.csv").parent
+    test = write("prompt,chosen,rejected\nHo,True,\nHo,a,b\n", "folder/test.csv")
+    found = load(folder)
+    assert {split: [group.outputs for group in groups_of(store)] for split, store in found.items()} == {
+        "train": [("4", "5"), ("NA", "null"), ("042", "1e3")],
+        "test": [("a", "b")],
+    }
+    assert list(found["train"].dataset["row"]) == [1, 2, 3]
+    write("prompt,chosen,rejected\nHo,a,b\nHo,a,b,c\n", "folder/test.csv")
+    assert load_error(load, folder).startswith(f"{test}, row 2: 4 fields for 3 columns")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "folder/train.csv"])
+def test_an_empty_cell_is_a_null(write, load, name):
+    path = write("prompt,response,score\nHi,a,1\nHi,b,2\nHi,d,\nHi,e, \n", name)
+    store = load(path if name == "rows.csv" else path.parent)["train"]
+    assert [group.outputs for group in groups_of(store)] == [("b", "a")] and store.dropped == {"null score": 2}
+
+
+MESSAGES = [{"role": "user", "content": "Name a prime."}, {"content": 'It\'s "7".', "role": "assistant"}]
+
+
+@pytest.mark.parametrize("written", [json.dumps(MESSAGES), f" {MESSAGES}", str(np.array(MESSAGES)), str(MESSAGES[1:])])
+@pytest.mark.parametrize("columns", [("chosen", "rejected"), ("prompt", "chosen", "rejected")])
+def test_messages_written_as_text_are_not_learned_as_letters(load, tmp_path, written, columns):
+    import pandas
+
+    for field in columns:
+        row = dict.fromkeys(columns, "So.") | {"rejected": "No."}
+        path = tmp_path / "rows.csv"
+        pandas.DataFrame([row, {**row, field: written}]).to_csv(path)
+        with pytest.raises(FeedbackError, match=rf"rows\.csv, row 2: field '{field}' is a list of messages written as"):
+            load(path, feedback_format="preference")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '[{"role": "user"}]', 'See [{"role": "user", "content": "Hi"}]', "[{}]"])
+def test_other_lists_in_texts_are_texts(text):
+    assert read("thumbs", {"prompt": text, "completion": text, "label": 1}).outputs == (text,)
 
 
 def test_parquet(write, load, tmp_path):
@@ -742,6 +814,8 @@ def test_parquet(write, load, tmp_path):
     groups = groups_of(load(tmp_path / "rows.parquet")["train"])
     assert [group.is_tie for group in groups] == [False, True]
     assert groups[0].outputs == ("Rayleigh scattering.", "Mirrors.")
+    Dataset.from_list(rows).select([]).to_parquet(tmp_path / "none.parquet")
+    assert load_error(load, tmp_path / "none.parquet").endswith("none.parquet has no rows: it must hold at least one")
     path = write("no parquet", "bad.parquet")
     assert load_error(load, path).startswith(f"{path} cannot be read as parquet: ")
 

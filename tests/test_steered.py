@@ -78,6 +78,11 @@ def test_scores_are_what_the_words_change(model):
     assert model.score("Why?", "So.", per_token=True) == pytest.approx(scores[:1] / length, abs=1e-6)
 
 
+def test_no_output_has_no_score(model):
+    with pytest.raises(FeedbackError, match="there are no outputs: give at least one text to score"):
+        model.score("Why?", [])
+
+
 def test_the_best_is_the_one_with_the_highest_score(model):
     request = Request((Message("user", "Why?"),))
     options = {"do_sample": True, "num_return_sequences": 6, "max_new_tokens": 6}

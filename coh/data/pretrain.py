@@ -6,7 +6,9 @@ pass, as `plan` takes them. A hub data set is streamed once to `num_docs` docume
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,13 +22,17 @@ from coh.data.encoding import Encoder, Ids
 from coh.data.mapped import BLOCK, Ints, folder_of, mapped
 from coh.data.pieces import IdTable, encode_column
 from coh.data.plan import WINDOW, Spans, Stretches, permute, tokens_of
-from coh.data.records import FeedbackError
-from coh.data.sources.reading import read_file
+from coh.data.records import FeedbackError, UnusableRow
+from coh.data.sources.fields import as_text, missing, names
+from coh.data.sources.reading import read_file, read_text, unit_of
 from coh.data.sources.specs import SUFFIXES
+from coh.data.sources.tables import counts
+
+log = logging.getLogger("coh")
 
 SAMPLE = Path(__file__).parent / "sample" / "pretrain.jsonl"
 HUB_NAMES = {"c4": ("allenai/c4", "en")}
-VERSION = 1  # part of the cache's key: raise it when the same input gives other texts
+VERSION = 2  # part of the cache's key: raise it when the same input gives other texts
 HELD_OUT = 20  # every twentieth text is kept for evaluation
 
 
@@ -37,38 +43,44 @@ class TextError(FeedbackError):
 def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
     """The first `num_docs` texts of a file or a hub data set, kept on disk, as a dataset with the column `text`.
 
+    Rows with nothing in that column are left out, and counted in the log.
+
     Raises:
         TextError: it cannot be read.
-        FeedbackError: it has no column of text.
+        FeedbackError: it has no column of text, something else in it, or no text at all.
     """
     from datasets import Dataset, Features, Value, load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     path = SAMPLE if name == "sample" else Path(name)
+    suffix = path.suffix.lower()
     if path.is_file():
         changed = path.stat()
         identity = f"{path.resolve()}/{changed.st_size}/{changed.st_mtime_ns}"
-    elif path.suffix in (*SUFFIXES, ".txt") or name.startswith((".", "/")):
+    elif suffix in (*SUFFIXES, ".txt") or name.startswith((".", "/")):
         raise FeedbackError(f"--pretrain_data {name}: there is no such file")
     else:
         repository, config = HUB_NAMES.get(name, (*name.split(":", 1), None)[:2])
         identity = f"{repository}/{config}"
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[tuple[str, dict[str, Any]]]:
         if not path.is_file():
-            yield from load_dataset(repository, config, split="train", streaming=True)
-        elif path.suffix == ".txt":
-            yield from ({"text": paragraph} for paragraph in path.read_text(encoding="utf-8").split("\n\n"))
-        elif path.suffix in SUFFIXES:
-            yield from (row for _, row in read_file(path))
+            streamed = enumerate(load_dataset(repository, config, split="train", streaming=True), start=1)
+            yield from ((f"--pretrain_data {name}, row {number}", row) for number, row in streamed)
+        elif suffix == ".txt":
+            paragraphs = enumerate(read_text(path).split("\n\n"), start=1)
+            yield from ((f"{path}, paragraph {number}", {"text": text}) for number, text in paragraphs if text.strip())
+        elif suffix in SUFFIXES:
+            yield from ((f"{path}, {unit_of(path)} {number}", row) for number, row in read_file(path))
         else:
             raise FeedbackError(f"--pretrain_data {name}: the name must end in one of {', '.join((*SUFFIXES, '.txt'))}")
 
     def texts() -> Iterator[dict[str, str]]:
-        column = ""
-        for row in islice(rows(), num_docs):
-            column = column or _text_column(name, row)
-            yield {"text": (row[column] or "").strip()}
+        found = None
+        for found in islice(_texts_of(rows(), name), num_docs):
+            yield {"text": found}
+        if not found:
+            raise FeedbackError(f"--pretrain_data {name} holds no text: give another file, sample, or none")
 
     key = f"coh-texts-{draws.key(VERSION, f'{identity}/{num_docs}'):016x}"
     try:
@@ -85,13 +97,36 @@ def load_texts(name: str, num_docs: int, cache_dir: str | None = None) -> Any:
         raise TextError(f"--pretrain_data {name} cannot be read: {remedy} ({cause})") from error
 
 
-def _text_column(name: str, row: dict[str, Any]) -> str:
+def _texts_of(rows: Iterable[tuple[str, dict[str, Any]]], name: str) -> Iterator[str]:
+    """The texts of rows, each with its place; how many had none is said at the end."""
+    column, left_out = "", Counter[str]()
+    for place, row in rows:
+        try:
+            column = column or _text_column(row)
+            if column not in row:
+                raise FeedbackError(missing(column, column, list(row)))
+            text = as_text(row[column], column)
+        except UnusableRow as reason:
+            left_out[str(reason)] += 1
+            continue
+        except FeedbackError as error:
+            raise FeedbackError(f"{place}: {error}") from None
+        if text:
+            yield text
+        else:
+            left_out["empty text"] += 1
+    if left_out:
+        log.info("--pretrain_data %s: %d rows are left out (%s)", name, left_out.total(), counts(left_out))
+
+
+def _text_column(row: dict[str, Any]) -> str:
+    """The column to learn from: `text`, or the only one that holds text."""
     strings = [column for column, value in row.items() if isinstance(value, str)]
-    if "text" in strings or len(strings) == 1:
-        return "text" if "text" in strings else strings[0]
-    raise FeedbackError(
-        f"--pretrain_data {name}: no column `text` among {', '.join(row)}: rename the one to learn from"
-    )
+    if "text" in row or len(strings) == 1:
+        return "text" if "text" in row else strings[0]
+    if not strings and None in row.values():
+        raise UnusableRow("null text")  # which column it is shows in a later row
+    raise FeedbackError(f"no column `text` among {names(list(row))}: rename the one to learn from")
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def list_at(row: dict, path: str, length: int | None = None) -> list:
 def is_true_at(row: dict, path: str) -> bool:
     """The verdict of `path`: true or false, 1 or 0, and the same as text, because every value of a CSV file is text."""
     value = value_at(row, path)
-    if value is None:
+    if _is_blank(value):
         raise UnusableRow(f"null {path}")
     verdict = {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower().removesuffix(".0"))
     if verdict is None:
@@ -102,7 +102,7 @@ def number_at(row: dict, path: str) -> float:
 
 
 def as_number(value: Any, path: str) -> float:
-    if value is None:
+    if _is_blank(value):
         raise UnusableRow(f"null {path}")
     try:
         number = float(value) if not isinstance(value, bool) else None
@@ -115,6 +115,11 @@ def as_number(value: Any, path: str) -> float:
     if math.isinf(number):
         raise UnusableRow(f"{path} is infinite")
     return number
+
+
+def _is_blank(value: Any) -> bool:
+    """Null, or the nothing that a CSV file has in its place."""
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def missing(path: str, key: str, present: Sequence[str]) -> str:

@@ -21,6 +21,12 @@ SYNONYMS = {
     "completion": ("response", "answer", "output", "reply"),
     "score": ("rating", "stars"),
 }
+# Formats that can do without a column `prompt`: where there is one by another name, it must not be passed over.
+PROMPT_IS_OPTIONAL = {
+    "preference": ("prompt",),
+    "scored_preference": ("prompt",),
+    "ultrafeedback": ("prompt", "instruction"),
+}
 COLUMNS = tuple(dict.fromkeys(name for form in FORMATS.values() for name in form.columns_read or form.columns))
 
 
@@ -64,21 +70,19 @@ def find_format(
         raise FeedbackError(f"--feedback_columns: there is no column {shortened(absent[0])!r}: {guess}")
     columns = _named(columns, known)
     rows = [_renamed(row, known) for row in first_rows]
-    if asked != "auto":
-        known |= _by_synonyms(FORMATS[asked].columns, columns) or {}
-        check_columns(asked, _named(columns, known))
-        return asked, known
     try:
-        name = detect_format(columns, rows)
+        name = asked if asked != "auto" else detect_format(columns, rows)
     except FeedbackError:
         for form in (form for form in FORMATS.values() if form.is_found):
             more = _by_synonyms(form.columns, columns)
             if more:
                 return find_format(_unnamed(columns, known), first_rows, asked, known | more)
         raise
-    if name in ("preference", "scored_preference") and "prompt" not in columns and _are_texts(rows):
-        known |= _prompt_of(columns)
-    return name, known
+    more = _by_synonyms(FORMATS[name].columns, columns) or {}
+    check_columns(name, _named(columns, more))
+    if name in PROMPT_IS_OPTIONAL and not {*PROMPT_IS_OPTIONAL[name]} & {*columns} and not _are_messages(rows):
+        more |= _prompt_of(columns)
+    return name, known | {ours: known.get(theirs, theirs) for ours, theirs in more.items()}
 
 
 def renamed(source: RowSource, mapped: Mapping[str, str]) -> RowSource:
@@ -123,8 +127,10 @@ def _prompt_of(columns: Sequence[str]) -> dict[str, str]:
     return {"prompt": there[0]} if there else {}
 
 
-def _are_texts(rows: Sequence[dict]) -> bool:
-    return any(isinstance(row.get("chosen"), str) for row in rows)
+def _are_messages(rows: Sequence[dict]) -> bool:
+    """Whether both sides are conversations, which hold their prompt themselves."""
+    sides = [row["chosen"] for row in rows if row.get("chosen") is not None]
+    return bool(sides) and not any(isinstance(side, str) for side in sides)
 
 
 def _named(columns: Sequence[str], mapped: Mapping[str, str]) -> list[str]:

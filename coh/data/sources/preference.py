@@ -10,7 +10,7 @@ from os.path import commonprefix
 from coh.data.records import FeedbackGroup, Message, UnusableRow, as_messages
 from coh.data.sources.fields import number_at, text_at, value_at
 from coh.data.sources.scores import SCORING, Scoring, ranked_group
-from coh.data.sources.turns import pair_of_conversations, prompt_from, turns_from, with_reply
+from coh.data.sources.turns import check_no_messages, pair_of_conversations, prompt_from, turns_from, with_reply
 
 
 def read_preference(row: dict) -> FeedbackGroup:
@@ -46,6 +46,8 @@ def read_scored_preference(row: dict, scoring: Scoring = SCORING) -> FeedbackGro
 
 def _split_at_shared_words(chosen: str, rejected: str) -> list[tuple[Message, ...]]:
     """Two texts as conversations: the words that both begin with (whole words only) are the prompt."""
+    for text, side in ((chosen, "chosen"), (rejected, "rejected")):
+        check_no_messages(text, side)
     if chosen == rejected:
         raise UnusableRow("identical outputs")
     length = len(commonprefix([chosen, rejected]))  # noqa: RUF071 (letter by letter is what is wanted)

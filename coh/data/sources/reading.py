@@ -2,7 +2,8 @@
 
 In: a `SourceSpec`. Out: the rows of each of its splits, and by what to know whether they have changed. JSON is read
 here and not through `datasets`, whose errors name neither the file nor the line, and which cannot tell a missing column
-from a null. CSV, Parquet and whole data sets are read by `datasets`, which runs no code of a data set.
+from a null; so is CSV, whose texts it would take for numbers and nulls, and whose columns it shifts where a row has one
+field too many. Parquet and whole data sets are read by `datasets`, which runs no code of a data set.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coh.data.records import FeedbackError
-from coh.data.sources.fields import describe, shortened
+from coh.data.sources.fields import describe, names, shortened
 from coh.data.sources.specs import SUFFIXES, SourceSpec
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ SPLIT_NAMES = {
     "test": ("test", "test_prefs"),
 }
 
+T = TypeVar("T")
 TOO_DEEP = "nested too deeply"
 MOST_LEVELS = 64
+MOST_LETTERS_OF_A_CELL = 2**31 - 1  # Python's own limit, 131072, is less than a long conversation
 
 # These keep a loading script on their main branch, which `datasets` no longer runs; the hub keeps the same rows as
 # Parquet files on a branch of its own. To be removed when their main branches hold data files.
@@ -56,17 +59,36 @@ def open_source(spec: SourceSpec, cache_dir: str | os.PathLike | None = None) ->
     """The splits of a source by name; a file has one, "train"."""
     if spec.kind == "file":
         return {"train": _open_file(Path(spec.location))}
+    files = _csv_files(spec, cache_dir) if spec.kind == "folder" else {}
+    if files:
+        return {name: _open_csv_files(f"{spec} ({name})", paths) for name, paths in files.items()}
     return {name: _open_dataset(f"{spec} ({name})", rows) for name, rows in load_splits(spec, cache_dir).items()}
 
 
 def _open_file(path: Path) -> RowSource:
-    changed = path.stat()
     return RowSource(
         location=str(path),
-        unit="line" if path.suffix.lower() == ".jsonl" else "row",
-        identity=(str(path.resolve()), changed.st_size, changed.st_mtime_ns),
+        unit=unit_of(path),
+        identity=_identity(path),
         read=lambda columns: read_file(path),
     )
+
+
+def _open_csv_files(location: str, paths: Sequence[Path]) -> RowSource:
+    def read(columns: Sequence[str] | None) -> Iterator[tuple[int, dict]]:
+        yield from enumerate((row for path in paths for _, row in read_file(path)), start=1)
+
+    return RowSource(location, "row", (location, *(part for path in paths for part in _identity(path))), read)
+
+
+def _identity(path: Path) -> tuple[str | int, ...]:
+    changed = path.stat()
+    return str(path.resolve()), changed.st_size, changed.st_mtime_ns
+
+
+def unit_of(path: Path) -> str:
+    """What a row's number counts in a file."""
+    return "line" if path.suffix.lower() == ".jsonl" else "row"
 
 
 def _open_dataset(location: str, dataset: Dataset) -> RowSource:
@@ -96,11 +118,34 @@ def read_file(path: Path) -> Iterator[tuple[int, dict]]:
     return readers[path.suffix.lower()](path)
 
 
-def load_splits(spec: SourceSpec, cache_dir: str | os.PathLike | None = None) -> dict[str, Dataset]:
-    """The train, validation and test split of a folder or a hub data set, as far as it has them.
+def read_text(path: Path) -> str:
+    """A whole file of text, whose lines end in \\n whatever ended them."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FeedbackError(_not_utf8(str(path), error)) from None
 
-    A data set with one split only gives that one, whatever its name.
-    """
+
+def _csv_files(spec: SourceSpec, cache_dir: str | os.PathLike | None) -> dict[str, list[Path]]:
+    """The files of each split of a folder whose data are CSV, to be read as single ones are; nothing for any other."""
+    from datasets import load_dataset_builder
+
+    try:
+        made = load_dataset_builder(
+            spec.location, name=spec.config, cache_dir=cache_dir and os.fspath(cache_dir)
+        ).config
+    except Exception as error:  # as in `load_splits`
+        raise FeedbackError(_cannot_load(spec, error)) from error
+    found = {str(name): [Path(file) for file in files] for name, files in (made.data_files or {}).items()}
+    # TSV and the like have a separator of their own, which is left to `datasets`.
+    is_csv = getattr(made, "sep", None) == "," and all(
+        file.suffix.lower() == ".csv" for files in found.values() for file in files
+    )
+    return _usual_splits(spec, found) if is_csv else {}
+
+
+def load_splits(spec: SourceSpec, cache_dir: str | os.PathLike | None = None) -> dict[str, Dataset]:
+    """The train, validation and test split of a folder or a hub data set, as far as it has them."""
     from datasets import DatasetDict, load_dataset
 
     options = {"name": spec.config}
@@ -112,6 +157,11 @@ def load_splits(spec: SourceSpec, cache_dir: str | os.PathLike | None = None) ->
         )
     except Exception as error:  # the hub, the network, the disk and every reader raise their own kinds
         raise FeedbackError(_cannot_load(spec, error)) from error
+    return _usual_splits(spec, found)
+
+
+def _usual_splits(spec: SourceSpec, found: Mapping[str, T]) -> dict[str, T]:
+    """The splits under the names that they have here; one that is alone is taken, whatever its name."""
     if len(found) == 1:
         return dict(found)
     chosen = {
@@ -186,6 +236,8 @@ def _read_json(path: Path) -> Iterator[tuple[int, dict]]:
         raise FeedbackError(f"{path}, {place}: no JSON ({error.msg}): mend the file there") from None
     except (ValueError, RecursionError) as error:
         raise FeedbackError(f"{path}: no JSON of rows ({_reason(error)})") from None
+    if isinstance(rows, dict) and not (len(rows) == 1 and all(isinstance(value, list) for value in rows.values())):
+        rows = [rows]  # one object a line, and one line; but {"data": [...]} is no row
     if not isinstance(rows, list):
         raise FeedbackError(f"{path} holds {describe(rows)}, but must hold a list of objects, one for each row")
     if not rows:
@@ -195,44 +247,60 @@ def _read_json(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict]]:
-    from datasets import Features, Value
-
+    """All as text, and nothing as null: the answer "42" is no number, and the answer "NA" is not nothing."""
+    csv.field_size_limit(max(csv.field_size_limit(), MOST_LETTERS_OF_A_CELL))
+    number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header: list[str] = next((words for words in csv.reader(file) if words), [])
+            lines = (fields for fields in csv.reader(file, strict=True) if len(fields) > 1 or "".join(fields).strip())
+            header = _csv_header(next(lines, []), path)
+            for number, fields in enumerate(lines, start=1):
+                yield number, _csv_row(header, fields, f"{path}, row {number}")
     except UnicodeDecodeError as error:
-        raise FeedbackError(_not_utf8(str(path), error)) from None
+        byte = error.object[error.start]
+        raise FeedbackError(f"{path}: not UTF-8 after row {number} (0x{byte:02x}): save the file as UTF-8") from None
     except csv.Error as error:
-        raise FeedbackError(f"{path} cannot be read as csv: {error}") from None
-    if not header:
+        raise FeedbackError(
+            f"{path} cannot be read as csv after row {number}: {error}: close every text that begins with a quotation "
+            "mark, and write those inside it twice"
+        ) from None
+    if not number:
+        raise FeedbackError(f"{path} has no rows: it must hold at least one")
+
+
+def _csv_header(fields: Sequence[str], path: Path) -> list[str]:
+    """The names of the columns; those without one, such as the numbers that pandas writes in front, are given one."""
+    if not fields:
         raise FeedbackError(f"{path} holds blank lines only: it must hold a line of names, and at least one row")
-    twice = [name for name, count in Counter(header).items() if count > 1]
+    twice = [name for name, count in Counter(fields).items() if count > 1 and name.strip()]
     if twice:
         raise FeedbackError(f"{path}: two columns are named {shortened(twice[0])!r}: rename one, or delete it")
-    # All columns as text, and nothing as null: otherwise the answer "42" becomes a number and the answer "NA" nothing.
-    features = Features({column: Value("string") for column in header})
-    yield from _read_table("csv", path, features=features, na_filter=False)
+    return [name if name.strip() else f"Unnamed: {place}" for place, name in enumerate(fields)]
+
+
+def _csv_row(header: Sequence[str], fields: Sequence[str], place: str) -> dict[str, str]:
+    """A row by its names. Commas at its end add nothing, and what is missing there is empty."""
+    if "".join(fields[len(header) :]).strip():
+        raise FeedbackError(
+            f"{place}: {len(fields)} fields for {len(header)} columns ({names(header)}): put texts that hold a comma "
+            "in quotation marks, or give every column a name"
+        )
+    return dict(zip(header, [*fields, *[""] * (len(header) - len(fields))]))
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict]]:
-    yield from _read_table("parquet", path)
-
-
-def _read_table(kind: str, path: Path, **options: object) -> Iterator[tuple[int, dict]]:
     from datasets import load_dataset
+    from pyarrow.parquet import read_metadata
 
-    is_empty = True
     try:
-        # Streamed, so that no second copy of the file is written before the groups are.
-        rows = load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
-        for number, row in enumerate(_undecoded(rows), 1):
-            is_empty = False
-            yield number, row
-    except UnicodeDecodeError as error:
-        raise FeedbackError(_not_utf8(str(path), error)) from None
+        num_rows = read_metadata(path).num_rows
+        if num_rows:
+            # Streamed, so that no second copy of the file is written before the groups are.
+            rows = load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+            yield from enumerate(_undecoded(rows), 1)
     except Exception as error:  # every reader raises its own kinds
-        raise FeedbackError(f"{path} cannot be read as {kind}: {_first_line(error.__cause__ or error)}") from error
-    if is_empty:
+        raise FeedbackError(f"{path} cannot be read as parquet: {_first_line(error.__cause__ or error)}") from error
+    if not num_rows:
         raise FeedbackError(f"{path} has no rows: it must hold at least one")
 
 

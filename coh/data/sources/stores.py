@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coh")
 
-CODE_VERSION = 4  # to be raised with every change of what a row becomes, so that older tables are not found
+CODE_VERSION = 5  # to be raised with every change of what a row becomes, so that older tables are not found
 NUM_FIRST_ROWS = 20  # rows that are looked at to find a format
 
 _ABOUT = "about.json"  # beside each table: where it is from, and what was dropped

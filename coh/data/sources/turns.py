@@ -1,10 +1,12 @@
 """Conversations in which only the last reply differs: what transcripts, message lists and plain texts have in common.
 
-A text is one turn; a list of {"role", "content"} is the turns that it holds.
+A text is one turn; a list of {"role", "content"} is the turns that it holds. Such a list that was written as text, as a
+table of plain values has it, is refused: its brackets and braces would be learned.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import groupby, pairwise
@@ -14,6 +16,10 @@ from typing import Any
 from coh.data.records import ROLES, FeedbackError, FeedbackGroup, Message, UnusableRow, clean_output
 from coh.data.sources.fields import as_text, as_whole_text, describe, shortened, value_at
 
+_MESSAGE = ("role", "content")
+# As JSON, as Python or as numpy writes it.
+_WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*(["'])(role|content)\1\s*:.*\}\s*\]\s*""", re.DOTALL)
+
 
 def turns_from(value: Any, path: str, role: str | None) -> tuple[Message, ...]:
     """A text as one turn of `role`, or a list of {"role", "content"} as the turns it holds."""
@@ -21,7 +27,17 @@ def turns_from(value: Any, path: str, role: str | None) -> tuple[Message, ...]:
         return tuple(_message(item, f"{path}[{place}]") for place, item in enumerate(value))
     if role is None and value is not None:
         raise FeedbackError(f"field {path!r} is {describe(value)}, but the other side is a list of messages")
+    check_no_messages(value, path)
     return (_turn(role or "user", value, path),)
+
+
+def check_no_messages(value: Any, path: str) -> None:
+    """Raises `FeedbackError` for a text that is a list of messages, written down."""
+    if isinstance(value, str) and _WRITTEN_MESSAGES.fullmatch(value) and all(name in value for name in _MESSAGE):
+        raise FeedbackError(
+            f"field {path!r} is a list of messages written as {describe(value)}: save the rows as .jsonl or .parquet, "
+            "with the list itself"
+        )
 
 
 def _message(item: Any, path: str) -> Message:
