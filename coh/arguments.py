@@ -17,7 +17,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +67,15 @@ def parse(
     prog: str | None = None,
     description: str | None = None,
     checks: Callable[..., Iterable[str]] | None = None,
+    bare: str | None = None,
 ) -> tuple[Any, ...]:
     """One instance of each dataclass from the command line; where there are problems, print all and exit with status 2.
 
-    `checks(*instances)` gives a sentence for whatever is wrong between the dataclasses.
+    `checks(*instances)` gives a sentence for whatever is wrong between the dataclasses. `bare` is the list that takes
+    the words which stand without an option, before, between or behind the others.
     """
     try:
-        return parse_or_raise(dataclass_types, argv, prog=prog, description=description, checks=checks)
+        return parse_or_raise(dataclass_types, argv, prog=prog, description=description, checks=checks, bare=bare)
     except ConfigError as error:
         count = len(error.problems)
         name = prog or os.path.basename(sys.argv[0])
@@ -89,6 +91,7 @@ def parse_or_raise(
     prog: str | None = None,
     description: str | None = None,
     checks: Callable[..., Iterable[str]] | None = None,
+    bare: str | None = None,
 ) -> tuple[Any, ...]:
     """As `parse`, with the problems raised as one `ConfigError`.
 
@@ -101,9 +104,11 @@ def parse_or_raise(
     Traceback (most recent call last):
     coh.arguments.ConfigError: --weight is not an option: did you mean --weights?
     """
-    parser = _build_parser(dataclass_types, prog, description)
+    parser = _build_parser(dataclass_types, prog, description, bare)
     options = _options(parser, dataclass_types)
     command_line = list(_split(sys.argv[1:] if argv is None else argv))
+    if bare:
+        command_line = _with_bare(command_line, bare, options)
     if any(given.name in ("-h", "--help") for given in command_line):
         parser.print_help()
         raise SystemExit(0)
@@ -155,14 +160,16 @@ def _unless_refused(problems: Iterable[str], refused: set[str]) -> list[str]:
 # From dataclasses to a parser
 
 
-def _build_parser(dataclass_types: Sequence[type], prog: str | None, description: str | None) -> Any:
+def _build_parser(
+    dataclass_types: Sequence[type], prog: str | None, description: str | None, bare: str | None = None
+) -> Any:
     from transformers import HfArgumentParser  # takes a second, which whoever needs ConfigError alone should not wait
 
     parser = HfArgumentParser(
         [group for dataclass_type in dataclass_types for group in _help_groups(dataclass_type)],
         prog=prog,
         description=description,
-        usage="%(prog)s [--config FILE] [options]",
+        usage=f"%(prog)s {f'{bare.upper()} ... ' if bare else ''}[--config FILE] [options]",
         formatter_class=_HelpFormatter,
     )
     if "--config" not in parser._option_string_actions:
@@ -347,6 +354,19 @@ class _Option:
             return f"; the nearest is {near[0]}" if near else ""
         default = self.action.default
         return f": give one, such as {default}" if type(default) in (int, float) else ""
+
+
+def _with_bare(command_line: Iterable[_Given], bare: str, options: Mapping[str, _Option]) -> list[_Given]:
+    """The options, each with no more words than it takes; what is left over goes to the list named `bare`."""
+    kept, own = list[_Given](), list[str]()
+    for given in command_line:
+        words, option = given.words or [], options.get(given.name)
+        num_taken = {None: 1, 0: 0}.get(option.action.nargs, len(words)) if option else 1
+        if given.name and not (option and option.name == bare):
+            kept.append(dataclasses.replace(given, words=words[:num_taken]))
+            words = words[num_taken:]
+        own += words
+    return [*kept, _Given(f"--{bare}", own)] if own else kept
 
 
 def _options(parser: Any, dataclass_types: Sequence[type]) -> dict[str, _Option]:

@@ -9,6 +9,7 @@ as if it were on the hub.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +19,21 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from coh.data.records import FeedbackError, visible
+from coh.data.records import FeedbackError
 from coh.data.sources import parse_sources
 from coh.measuring import LABELS
 from coh.pages import Table
 from coh.report import tables
+from coh.report.marks import block, plain, table
 from coh.report.record import Run, read_run
 from coh.saved import FILE as ABOUT
 from coh.saved import load_words
 
+logger = logging.getLogger(__name__)
+
 FILE = "README.md"
 PAPER = "https://arxiv.org/abs/2302.02676"
+TASK = "text-generation"
 TAGS = ("chain-of-hindsight", "human-feedback")
 LOCAL = "custom"  # what the hub calls a data set that it does not have
 OF_DATA = ("Data of an epoch", "Shortened and dropped", "Templates")  # the other tables of a report are results
@@ -71,18 +76,19 @@ def write_card(folder: str | Path, hub_id: str | None = None, run_folder: str | 
     run = read_run(run_folder or folder)
     name = hub_id or (folder.resolve().name if run_folder else run.arguments.get("hub_model_id") or run.name)
     is_adapter = _is_adapter(folder)
-    content = f"---\n{metadata(run, name, is_adapter).to_yaml()}\n---\n\n{_text(run, name, is_adapter)}"
+    tested = _tested(run)
+    content = f"---\n{metadata(run, name, is_adapter, tested).to_yaml()}\n---\n\n{_text(run, name, is_adapter, tested)}"
     path = folder / FILE
     path.write_text(str(ModelCard(content)), encoding="utf-8")
     return path
 
 
-def metadata(run: Run, name: str, is_adapter: bool) -> ModelCardData:
+def metadata(run: Run, name: str, is_adapter: bool, tested: Mapping[str, float]) -> ModelCardData:
     """What the hub reads: kind, base, data and figures, as far as the hub has them under the same names."""
     base = base_model(run)
     known = _known_of(str(run.arguments.get("model_name", "")))
     datasets = [source.where for source in sources(run) if source.is_on_hub]
-    results = list(_results(run))
+    results = list(_results(run, tested))
     more: dict[str, Any] = {}
     if base.is_on_hub:
         more["base_model_relation"] = "adapter" if is_adapter else "finetune"
@@ -90,7 +96,7 @@ def metadata(run: Run, name: str, is_adapter: bool) -> ModelCardData:
         base_model=base.where if base.is_on_hub else None,
         datasets=list(dict.fromkeys(datasets)) or None,
         library_name="peft" if is_adapter else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=TASK,
         tags=[*TAGS, *(["lora"] if is_adapter else [])],
         license=known.get("license"),
         license_name=known.get("license_name"),
@@ -192,47 +198,64 @@ def _known_of(base: str) -> Mapping[str, Any]:
     return {name: found[name] for name in ("license", "license_name", "license_link", "language") if found.get(name)}
 
 
-def _results(run: Run) -> Iterator[EvalResult]:
-    """Figures of the trained model on held-out feedback, by source."""
+def _results(run: Run, tested: Mapping[str, float]) -> Iterator[EvalResult]:
+    """Figures of the trained model on held-out feedback, by source, and on benchmarks."""
     known = {source.name: source for source in sources(run)}
-    tested = _tested(run)
+    after = run.measured.get("after", {})
     for name in run.summary.get("sources", {}):
         source = known.get(name, Source(name, name, False))
         on = {
-            "task_type": "text-generation",
+            "task_type": TASK,
             "dataset_type": source.where if source.is_on_hub else LOCAL,
             "dataset_name": name,
+            # The metadata keeps figures of one type and config as figures of one data set.
+            "dataset_config": None if source.is_on_hub else name,
         }
         for kind, label in IN_TEST.items():
             value = tested.get(f"test_{name}_{kind}")
-            if isinstance(value, (int, float)):
+            if value is not None:
                 yield EvalResult(**on, metric_type=kind, metric_name=label, metric_value=round(value, 4))
-        figures = run.measured.get("after", {}).get("sources", {}).get(name, {})
+        figures = after.get("sources", {}).get(name, {})
         for kind in IN_INDEX:
             if figures.get(kind) and figures[kind]["value"] is not None:
-                value = round(figures[kind]["value"], 2)
+                value = round(figures[kind]["value"], 3) + 0.0
                 label = f"{LABELS[kind]}, {figures[kind]['n']} pairs"
                 yield EvalResult(**on, metric_type=kind, metric_name=label, metric_value=value)
+    for (task, measure), found in tables.benchmarks(after).items():
+        on = {"task_type": TASK, "dataset_type": LOCAL, "dataset_name": task, "dataset_config": task}
+        label = f"{measure}, {found.n} examples" if found.n else measure
+        value = round(found.value, 4)
+        yield EvalResult(**on, metric_type=measure.split()[0], metric_name=f"{label} (lm-eval)", metric_value=value)
 
 
-def _tested(run: Run) -> dict[str, Any]:
+def _tested(run: Run) -> dict[str, float]:
+    """The figures of the test, as Trainer saved them; a file that cannot be read is left out, with a warning."""
     path = run.folder / "test_results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read, and the card goes without it: %s", path, error)
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
 
 def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _text(run: Run, name: str, is_adapter: bool) -> str:
+def _text(run: Run, name: str, is_adapter: bool, tested: Mapping[str, float]) -> str:
     parts = [
-        f"# {_cell(name.split('/')[-1])}",
+        f"# {plain(name.split('/')[-1])}",
         _introduction(run, is_adapter),
         *_words(run),
         *_use(name, is_adapter),
         *_data(run),
         *_training(run),
-        *_results_told(run),
+        *_results_told(run, tested),
         *_repeat(run),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -265,9 +288,9 @@ def _words(run: Run) -> Iterator[str]:
     yield "What the model reads in front of an output that is to be good, and in front of a bad one:"
     for feedback in ("good", "bad"):
         shown = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, feedback=feedback)
-        yield _block(visible(shown))
+        yield block(shown)
     tasks = ", ".join(words.tasks)
-    yield f"Templates: {_cell(last_part(words.family.name))}; tasks learned: {tasks}; prompts: {words.prompt_format}."
+    yield f"Templates: {plain(last_part(words.family.name))}; tasks learned: {tasks}; prompts: {words.prompt_format}."
 
 
 def _use(name: str, is_adapter: bool) -> Iterator[str]:
@@ -280,7 +303,7 @@ def _use(name: str, is_adapter: bool) -> Iterator[str]:
     place = json.dumps(name)
     yield "## How to use it"
     yield "The chat template puts the good words in by itself, and takes others as `feedback`:"
-    yield _block(
+    yield block(
         f"""{imported}
 
 tokenizer = AutoTokenizer.from_pretrained({place})
@@ -297,7 +320,7 @@ prompt = tokenizer.apply_chat_template(
         "python",
     )
     yield "With the package `coh`, which it was trained with, it also revises, and judges outputs:"
-    yield _block(
+    yield block(
         f"""import coh
 
 model = coh.load({place})
@@ -313,8 +336,8 @@ def _data(run: Run) -> Iterator[str]:
     yield "## Data"
     found = sources(run)
     if found:
-        yield "\n".join(f"- {_cell(source.name)}: {_origin(source)}" for source in found)
-    yield from (_table(table) for table in tables.tables([run]) if _is_of_data(table))
+        yield "\n".join(f"- {plain(source.name)}: {_origin(source)}" for source in found)
+    yield from (_titled(found) for found in tables.tables([run]) if _is_of_data(found))
     num_texts = run.summary.get("text_documents")
     if num_texts:
         yield f"Beside it {num_texts:,} plain texts, of which every token is learned."
@@ -337,65 +360,47 @@ def _training(run: Run) -> Iterator[str]:
     if steps:
         rows.append(("loss at the end", f"{steps[-1][1]:.3f}"))
     yield "## Training"
-    yield _table(Table("", ("option", "value"), tuple(rows), num_words=2))
+    yield table(Table("", ("option", "value"), tuple(rows), num_words=2))
 
 
 def _value(value: Any) -> str:
     return ", ".join(public(str(one)) for one in _listed(value)) if isinstance(value, list) else public(str(value))
 
 
-def _results_told(run: Run) -> Iterator[str]:
-    tested = _tested(run)
+def _results_told(run: Run, tested: Mapping[str, float]) -> Iterator[str]:
     rows = tuple(
         (name, f"{tested[f'test_{name}_loss']:.3f}", f"{tested[f'test_{name}_accuracy']:.1%}")
         for name in run.summary.get("sources", {})
-        if f"test_{name}_loss" in tested
+        if {f"test_{name}_loss", f"test_{name}_accuracy"} <= tested.keys()
     )
-    found = [table for table in tables.tables([run]) if not _is_of_data(table)]
+    found = [one for one in tables.tables([run]) if not _is_of_data(one)]
     if not rows and not found:
         return
     yield "## Results"
-    yield "On prompts that it was not trained on."
+    yield "On prompts and texts that it was not trained on; benchmarks, where there are any, are those of lm-eval."
     if rows:
-        yield _table(Table("Test", ("source", "loss (nats per token)", "accuracy on tokens"), rows))
-    yield from map(_table, found)
+        yield _titled(Table("Test", ("source", "loss (nats per token)", "accuracy on tokens"), rows))
+    yield from map(_titled, found)
 
 
-def _is_of_data(table: Table) -> bool:
-    return table.title.startswith(OF_DATA)
+def _is_of_data(found: Table) -> bool:
+    return found.title.startswith(OF_DATA)
+
+
+def _titled(found: Table) -> str:
+    return f"**{plain(found.title)}**\n\n{table(found)}"
 
 
 def _repeat(run: Run) -> Iterator[str]:
     yield "## To repeat it"
     command = public_command(tables.command(run))
     if command:
-        yield _block(command, "sh")
+        yield block(command, "sh")
     about = run.about.get("run") or {}
     rows = [(name, public(str(about[name]))) for name in tables.FACTS if about.get(name)]
     rows += [(name, version) for name, version in (run.about.get("versions") or {}).items() if version]
-    yield _table(Table("", ("", ""), tuple(rows), num_words=2))
+    yield table(Table("", ("", ""), tuple(rows), num_words=2))
 
 
 def _listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _block(text: str, language: str = "") -> str:
-    """A block of code, behind a fence that is longer than any in it."""
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 3)
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _table(table: Table) -> str:
-    lines = [f"**{_cell(table.title)}**", ""] if table.title else []
-    lines.append("| " + " | ".join(map(_cell, table.columns)) + " |")
-    lines.append("|" + "|".join("---" if n < table.num_words else "---:" for n in range(len(table.columns))) + "|")
-    return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in table.rows)])
-
-
-def _cell(words: str) -> str:
-    """Words that Markdown shows as they are, on one line."""
-    shown = " ".join(visible(words).split())
-    for sign in "\\`*_[]|#":
-        shown = shown.replace(sign, f"\\{sign}")
-    return shown.replace("<", "&lt;")

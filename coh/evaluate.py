@@ -8,7 +8,8 @@ chain, pair accuracy, rankings, questions, steering gap, chain gain, calibration
 `coh.written` says of outputs under good and bad words, with a judge of one's choice; and the harness `lm-eval`.
 
 What could refuse (a judge's server, the harness's tasks, a model's name) is asked before anything is measured, and the
-JSON is written after each part, so that a part that fails loses none of those before it.
+JSON is written after each part, so that a part that fails loses none of those before it. A file that is there already,
+such as a run's evaluation.json, keeps what it says of a model ("base", "model") until there are new figures of it.
 
 Under torchrun the processes share the work, with the same figures and outputs; the harness runs in the first alone.
 """
@@ -30,7 +31,7 @@ from coh.arguments import parse
 from coh.data.pretrain import Texts, load_texts
 from coh.data.records import Document, FeedbackError, FeedbackGroup
 from coh.evaluate_args import EvaluateArgs, held_out_groups
-from coh.harness import Harness
+from coh.harness import COUNT, Harness
 from coh.judging import Judge, load_judge
 from coh.likelihood import score_documents
 from coh.measures import Estimate, paired_difference, ratio
@@ -126,9 +127,9 @@ class Work:
         words = load_words(args.model, args.templates, args.cache_dir)
         groups = held_out_groups(args)
         if not groups:
-            raise FeedbackError(
-                f"no pairs in the {args.split} split of {', '.join(args.feedback_data)}: try --split all"
-            )
+            raise FeedbackError(_nothing_to_compare(args))
+        if args.json:
+            known(Path(args.json))
         harness, judge = None, None
         if args.lm_eval:
             harness = Harness.of(args.lm_eval, args.lm_eval_tasks, args.lm_eval_limit)
@@ -169,6 +170,17 @@ class Work:
         )
 
 
+def _nothing_to_compare(args: EvaluateArgs) -> str:
+    """Why there are no groups to measure, and what to do about it."""
+    sources = ", ".join(args.feedback_data)
+    if args.split != "all" and held_out_groups(replace(args, split="all", max_pairs=1)):
+        return f"no pairs or verdicts in the {args.split} split of {sources}: try --split all"
+    return (
+        f"{sources}: in no split of it is an output preferred to another, or judged by itself (all are ties, or have "
+        "words of their own): give pairs, rankings, or single outputs with a verdict"
+    )
+
+
 def evaluate(name: str, work: Work, base: Evaluation | None = None) -> Iterator[Evaluation]:
     """Everything that is asked for of the model with this name, given anew after each part, so far as it is known."""
     args, model = work.args, work.load(name)
@@ -195,11 +207,31 @@ def evaluate(name: str, work: Work, base: Evaluation | None = None) -> Iterator[
         yield replace(found, benchmarks=work.harness.run(model))
 
 
+def known(path: Path) -> dict[str, Any]:
+    """What a file of evaluations says already; nothing where there is none.
+
+    Raises:
+        FeedbackError: it is no such file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, OSError) as error:
+        raise FeedbackError(
+            f"--json {path} is there and cannot be read ({error}): choose another name, or remove it"
+        ) from error
+    if not isinstance(found, dict) or not found.keys() <= {"base", "model"}:
+        raise FeedbackError(f"--json {path} is there and is no evaluation: choose another name")
+    return found
+
+
 def keep(evaluations: Mapping[str, Evaluation], path: Path) -> None:
-    """Writes evaluations as JSON: "model", and "base" where one stands beside it, as a report reads them."""
-    found = without_nan({name: evaluation.as_json() for name, evaluation in evaluations.items()})
+    """Writes evaluations as JSON: "model", and "base" where one stands beside it, as a report reads them.
+
+    They take the place of what the file says of the same ones; the other stays. The file is the old or the new one.
+    """
+    new = without_nan({name: evaluation.as_json() for name, evaluation in evaluations.items()})
     unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    unfinished.write_text(json.dumps({**known(path), **new}, indent=2) + "\n", encoding="utf-8")
     os.replace(unfinished, path)
 
 
@@ -216,7 +248,9 @@ def report(evaluations: dict[str, Evaluation]) -> str:
         )
     for name, found in evaluations.items():
         for task, values in found.benchmarks.items():
-            lines += ["", f"{task}, {name}: " + ", ".join(f"{key} {value:.4g}" for key, value in values.items())]
+            measures = ", ".join(f"{key} {value:.4g}" for key, value in values.items() if key != COUNT)
+            count = f", {values[COUNT]} examples" if COUNT in values else ""
+            lines += ["", f"{task}{count}, {name}: {measures}"]
     return "\n".join(lines[1:])
 
 
@@ -251,6 +285,12 @@ def _told_written(source: str, models: dict[str, Written]) -> list[str]:
     wins = {name: written.wins for name, written in models.items() if written.wins}
     if first.judge and wins:
         lines += ["", f"won (%), judged by {first.judge}", figure_table(WIN_LABELS, wins)]
+        lines += [
+            f"{name}, {WIN_LABELS[label]}: {number} of {wins[name][label].n} not judged, which count as ties"
+            for name, written in models.items()
+            for label, number in written.num_not_judged.items()
+            if number
+        ]
     return lines
 
 
@@ -275,6 +315,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(report(evaluations))
         counts = {name: len(own) for name, own in work.groups.items()}
         print("\ngroups: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        others = sorted(known(Path(args.json)).keys() - evaluations) if args.json else []
+        if others:
+            print(f"{args.json} keeps the figures of the {' and '.join(others)} that it had before.")
 
 
 if __name__ == "__main__":

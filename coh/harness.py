@@ -15,6 +15,8 @@ from coh.data.records import FeedbackError
 from coh.processes import from_first
 from coh.steered import SteeredModel
 
+COUNT = "sample_len"  # how many examples of a task were asked: stands among its measures, and is none
+
 
 @dataclass(frozen=True)
 class Harness:
@@ -45,8 +47,9 @@ class Harness:
         return cls(tuple(manager.match_tasks(list(tasks))), manager, limit)
 
     def run(self, model: SteeredModel) -> dict[str, dict[str, float]]:
-        """What was found, by task and measure. The first process runs it, as the harness cannot share a loaded model
-        between several; the others wait.
+        """What was found, by task and measure; under `COUNT` stands by how many examples.
+
+        The first process runs it, as the harness cannot share a loaded model between several; the others wait.
 
         Raises:
             FeedbackError: the harness stopped, for example since the data of a task cannot be had.

@@ -1,8 +1,8 @@
 """What a model learned, measured while it is trained: before, at every evaluation, and after.
 
-In: the validation and test sets of a run. At every evaluation a few figures of `coh.measuring` go into the log beside
-the losses, by validation's pairs. Before and after training everything that `coh.evaluate` finds is measured by the
-test's pairs (validation's where there is no test), and kept in `evaluation.json`, for the report.
+In: the validation and test sets of a run. At every evaluation the figures of `coh.measuring` go into the log beside
+the losses, by a sample of validation's groups. Before and after training everything that `coh.evaluate` finds is
+measured by one of the test's (validation's where there is no test), and kept in `evaluation.json`, for the report.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ from transformers import TrainerCallback
 from coh.data.coh_data import CoHDataset
 from coh.data.records import FeedbackGroup
 from coh.evaluate import Evaluation, text_scores
-from coh.measuring import LABELS, measure, preferred_pairs, without_nan
+from coh.evaluate_args import preferred_groups
+from coh.measuring import LABELS, measure, without_nan
 from coh.saved import Words
 from coh.steered import SteeredModel
 from coh.steering import Steering
 from coh.written import write
 
 FILE = "evaluation.json"
-LOGGED = ("pair_accuracy", "pair_accuracy_per_token", "pair_accuracy_by_words", "steering_gap")
 MAX_NEW_TOKENS = 96
 
 
@@ -67,14 +66,13 @@ class HeldOut:
         return cls(steerings, tokenizer, during, around, test.texts, num_pairs, test.args.seq_length, num_prompts)
 
     def metrics(self, model: Any) -> dict[str, float]:
-        """A few figures of each source, for a log; there, accuracies are shares, as Trainer's are."""
+        """All figures of each source, for a log; there, accuracies are shares, as Trainer's are."""
         found: dict[str, float] = {}
         for source, groups in self.during.items():
             steering = self.steerings[source]
             figures = measure(model, steering, groups, self.max_length, f"Measuring {source}").figures
-            for name in LOGGED:
-                if name in figures:
-                    found[f"{source}_{name}"] = figures[name].value / (100 if "(%)" in LABELS[name] else 1)
+            for name, figure in figures.items():
+                found[f"{source}_{name}"] = figure.value / (100 if "(%)" in LABELS[name] else 1)
         return found
 
     def evaluation(
@@ -109,11 +107,8 @@ class HeldOut:
 
 
 def _groups(dataset: CoHDataset, most: int) -> dict[str, list[FeedbackGroup]]:
-    """The first groups of each source in which people preferred one output to another."""
-    found: dict[str, list[FeedbackGroup]] = {}
-    for source in dataset.chains.sources:
-        groups = (source.store.group(int(index)) for index in source.indices)
-        found[source.name] = list(islice((group for group in groups if preferred_pairs([group])), most))
+    """A sample of the groups of each source in which people preferred one output to another."""
+    found = {source.name: preferred_groups([source], most) for source in dataset.chains.sources}
     return {name: groups for name, groups in found.items() if groups}
 
 

@@ -5,13 +5,14 @@
     judge = load_judge("http://localhost:8000/v1", model="judge")   # any server that speaks OpenAI's protocol
 
 A judge is asked with prompts and two outputs each, and answers with 1 where the first one is better, 0 where the second
-one is, and one half where it cannot tell. Processes of one group ask it together: each does its share, and all of them
-get all answers.
+one is, one half where it cannot tell, and NaN where it did not judge: a reply without a letter, an output that is
+longer than it reads. Processes of one group ask it together: each does its share, and all of them get all answers.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,20 @@ Reply A:
 Reply B:
 {second}
 
-Answer with one letter, A or B."""
+Answer with one letter, A or B, and nothing else."""
+# What a server is asked to keep to, given up one after the other where it refuses: reasoning models of OpenAI take
+# neither a limit of this name nor a temperature, and vLLM no limit beyond what the prompt leaves of its context.
+# Thoughts count as tokens of the reply, so that a limit of a few would leave none for the letter.
+WISHES: tuple[dict[str, int], ...] = ({"temperature": 0, "max_tokens": 4096}, {"temperature": 0}, {})
+REFUSALS = (400, 413, 422)  # of a question, not of whoever asks
+THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+COMPARED = re.compile(r"\bthan\W+(?:[Rr]eply\W+)?[AB]\b")  # names the one that was not chosen
+LETTER_ALONE = re.compile(r"[\W_]*([ABab])[\W_]*")
+LETTERS = (  # the last letter in a reply counts, but first one that stands apart at its end, or else at its beginning
+    re.compile(r"(?:[^\w\s]|\n)[\s_]*([AB])[\W_]*\Z"),
+    re.compile(r"\A[\W_]*([AB])(?=[^\S\n]*(?:[^\w\s'\u2019]|_|\n|\Z))"),
+    re.compile(r"(?<![^\W_])([AB])(?![^\W_])"),
+)
 
 
 class Judge(Protocol):
@@ -54,13 +68,13 @@ class Judge(Protocol):
         """What tables call it."""
 
     def prefer(self, prompts: Sequence[tuple[Message, ...]], first: Sequence[str], second: Sequence[str]) -> Floats:
-        """1 where the first output is better, 0 where the second one is, one half where neither."""
+        """1 where the first output is better, 0 where the second is, one half where neither; NaN: it did not judge."""
 
 
 def preferences(
     judge: Judge, prompts: Sequence[tuple[Message, ...]], first: Sequence[str], second: Sequence[str]
 ) -> Floats:
-    """What the judge prefers; of two outputs that are the same it is not asked, they are a tie."""
+    """What the judge prefers, NaN where it did not judge; two outputs that are the same are a tie without it."""
     differ = [number for number, (one, other) in enumerate(zip(first, second)) if one != other]
     found = np.full(len(prompts), 0.5)
     if differ:
@@ -80,9 +94,27 @@ def plain(prompt: Sequence[Message]) -> str:
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
 
+def letter_of(reply: str) -> str:
+    """The letter that a reply decides for, "A" or "B", whatever stands around it; "" where it names none.
+
+    Thoughts do not count, and neither does an article: a small letter does only where there is nothing else.
+
+    >>> [letter_of(reply) for reply in ("**B**", "<think>A?</think> It is a close call: B", "b.", "Both are fine.")]
+    ['B', 'B', 'B', '']
+    """
+    said = THOUGHTS.sub("", reply).rpartition("</think>")[2]  # some servers leave out the tag that opens them
+    if alone := LETTER_ALONE.fullmatch(said):
+        return alone[1].upper()
+    said = COMPARED.sub("", said)
+    return next((found[-1] for found in (letter.findall(said) for letter in LETTERS) if found), "")
+
+
 @dataclass(frozen=True)
 class WordsJudge:
-    """A model that was taught words: that output is better which good words, against bad ones, make likelier."""
+    """A model that was taught words: that output is better which good words, against bad ones, make likelier.
+
+    Outputs that it does not read whole, with the words in front, are not judged.
+    """
 
     model: SteeredModel
     name: str
@@ -92,8 +124,23 @@ class WordsJudge:
             JudgedRow(f"prompt {number}", prompt, pair, {}, (), self.model.task)
             for number, (prompt, pair) in enumerate(zip(prompts, zip(first, second)), start=1)
         ]
-        scores = np.array(judge(self.model.model, self.model.steering, rows, per_token=True))
-        return wins(scores[:, 0], scores[:, 1])
+        found = np.full(len(rows), np.nan)
+        read = [number for number, row in enumerate(rows) if self._reads(row)]
+        if read:
+            own = [rows[number] for number in read]
+            scores = np.array(judge(self.model.model, self.model.steering, own, per_token=True))
+            found[read] = wins(scores[:, 0], scores[:, 1])
+        return found
+
+    def _reads(self, row: JudgedRow) -> bool:
+        """Whether it reads everything but the beginning of the prompt."""
+        limit = num_positions(self.model.model.config)
+        made = (
+            document
+            for words in ("good", "bad")
+            for document in self.model.steering.output_documents(row.prompt, row.outputs, words, row.task)
+        )
+        return not limit or all(len(one.input_ids) - (one.prompt[1] - one.prompt[0]) <= limit for one in made)
 
 
 @dataclass(frozen=True)
@@ -124,7 +171,18 @@ class RewardJudge:
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             ids = self.tokenizer(f"{plain(prompt)}\n\n{output}")["input_ids"]
-        return ids[-(num_positions(self.model.config) or len(ids)) :]  # what is too long loses its beginning
+        start = int(ids[:1] in ([self.tokenizer.cls_token_id], [self.tokenizer.bos_token_id]))
+        return ids[:start] + ids[start + max(len(ids) - self._limit, 0) :]  # what is too long loses its beginning
+
+    @property
+    def _limit(self) -> int:
+        """The most tokens that it reads: by its positions and by its tokenizer."""
+        limits = [num_positions(self.model.config), self.tokenizer.model_max_length]
+        for name, part in self.model.named_modules():
+            # Where positions have one for padding, they count from behind it (RoBERTa).
+            if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
+                limits.append(part.num_embeddings - part.padding_idx - 1)
+        return min(limit for limit in limits if limit)
 
     @property
     def _pad_id(self) -> int | None:
@@ -149,9 +207,17 @@ class RewardJudge:
         return logits.float().reshape(-1).tolist()
 
 
+class RefusedQuestion(FeedbackError):
+    """A server answers, but not to this question."""
+
+
 @dataclass(frozen=True)
 class EndpointJudge:
-    """A model behind a server, asked in words, in both orders: where it contradicts itself, it cannot tell."""
+    """A model behind a server, asked in words, in both orders: where it contradicts itself, it cannot tell.
+
+    Where one of the two replies names no letter, or the server refuses the question (one too long for it, or one that a
+    filter stops), it did not judge.
+    """
 
     client: Any
     model: str
@@ -165,10 +231,12 @@ class EndpointJudge:
         return np.array(dealt(list(zip(prompts, first, second)), ask, f"Judging, {self.name}"))
 
     def _is_first(self, prompt: Sequence[Message], first: str, second: str) -> float:
-        """1 for the first, 0 for the second, one half for an answer that is neither."""
-        said = self.reply(QUESTION.format(prompt=plain(prompt), first=first, second=second)).strip().upper()
-        letter = next((word for word in said.replace(".", " ").replace(":", " ").split() if word in ("A", "B")), "")
-        return {"A": 1.0, "B": 0.0}.get(letter, 0.5)
+        """1 for the first, 0 for the second, NaN where there is no letter."""
+        try:
+            said = self.reply(QUESTION.format(prompt=plain(prompt), first=first, second=second))
+        except RefusedQuestion:
+            return np.nan
+        return {"A": 1.0, "B": 0.0}.get(letter_of(said), np.nan)
 
     def reply(self, question: str) -> str:
         """What the server says to a question.
@@ -176,21 +244,29 @@ class EndpointJudge:
         Raises:
             FeedbackError: it cannot be reached, it refuses, or what it says is no reply.
         """
-        from openai import OpenAIError
-
         address = str(self.client.base_url).rstrip("/")
-        try:
-            reply = self.client.chat.completions.create(
-                model=self.model, messages=[{"role": "user", "content": question}], temperature=0, max_tokens=8
-            )
-        except OpenAIError as error:
-            raise FeedbackError(f"--judge {address}: {self._told(error)}") from error
+        reply = self._asked(question, address)
         choices = getattr(reply, "choices", None)
         if not choices:
             raise FeedbackError(
                 f"--judge {address}: its answer is no chat completion: give the address that ends in /v1"
             )
-        return choices[0].message.content or ""
+        said = choices[0].message.content
+        return said if isinstance(said, str) else ""
+
+    def _asked(self, question: str, address: str) -> Any:
+        """The answer to a request, with as many of the wishes as the server takes."""
+        from openai import OpenAIError
+
+        request = {"model": self.model, "messages": [{"role": "user", "content": question}]}
+        for wishes in WISHES:
+            try:
+                return self.client.chat.completions.create(**request, **wishes)
+            except OpenAIError as error:
+                is_refusal = getattr(error, "status_code", None) in REFUSALS
+                if not (wishes and is_refusal):
+                    kind = RefusedQuestion if is_refusal else FeedbackError
+                    raise kind(f"--judge {address}: {self._told(error)}") from error
 
     def _told(self, error: Exception) -> str:
         """An error of the client and what to do about it, without the key."""
@@ -215,7 +291,7 @@ def load_judge(spec: str, *, model: str | None = None, device: str = "auto", cac
         model: for a server, the name of the model that is to judge. Its key is read from OPENAI_API_KEY.
 
     Raises:
-        FeedbackError: a judge that cannot judge; a server is asked once.
+        FeedbackError: a judge that cannot judge; a server is asked an easy question.
         ModelError: its weights cannot be loaded.
     """
     if spec.startswith(("http://", "https://")):
@@ -252,5 +328,10 @@ def _endpoint(address: str, model: str | None) -> EndpointJudge:
     client = OpenAI(base_url=address, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=3)
     judge = EndpointJudge(client, model, f"{model} at {address}")
     question = QUESTION.format(prompt="Say hello.", first="Hello!", second="No.")
-    from_first(lambda: judge.reply(question))  # while nothing is lost yet if it cannot
+    said = from_first(lambda: judge.reply(question))  # while nothing is lost yet if it cannot
+    if not letter_of(said):
+        raise FeedbackError(
+            f"--judge {address}: asked for a letter, A or B, {model} said {said[-200:]!r}: choose a model that answers "
+            "with one, with enough context for its thoughts"
+        )
     return judge

@@ -7,12 +7,16 @@ of whole training documents (`coh.score`):
 - *pair accuracy*: how often the better output is the more probable one under good words, by the sum over its tokens,
   per token, and by the difference that the words make (log p under good words less log p under bad ones);
 - *rank agreement*: Kendall's tau of that difference with people's ranks, for three outputs or more;
+- *verdicts*: of single outputs with a verdict, how often the words make a good one likelier, or a bad one less likely;
 - *questions*: how often the answer to "which is better?" is likelier where it is true than with the outputs changed
   over;
 - *steering gap*: how much more the words move the better output than the worse one, mean over pairs of
   [log p(better | good) - log p(better | bad)] - [log p(worse | good) - log p(worse | bad)], in nats;
 - *chain gain*: log p(better | worse one in front) - log p(better), in nats per token, both under good words;
-- *calibration error*: of the difference that the words make between two outputs, per token, read as a probability.
+- *calibration error*: of the difference that the words make between two outputs, the steering gap of one pair, read as
+  the log-odds that the first is the better one.
+
+Pairs of one prompt are not independent, and the intervals know it.
 """
 
 from __future__ import annotations
@@ -25,13 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coh.data.records import Document, FeedbackGroup, as_messages
+from coh.data.sources import prompt_hash
 from coh.generation import num_positions
 from coh.likelihood import RunScores, score_runs
-from coh.measures import Estimate, Reliability, mean, percent, rank_agreement, ratio, reliability, wins
+from coh.measures import Estimate, Reliability, mean, percent, rank_agreement, ratio, reliability, share, wins
 from coh.steering import Steering
 
 Floats = NDArray[np.float64]
 KINDS = {"p": "good outputs", "n": "bad outputs", "pn": "chains, better first", "np": "chains, worse first"}
+VERDICTS = {"liked": True, "disliked": False}
 BARE = as_messages("?")  # the shortest prompt
 LABELS = {
     **{f"loss_{kind}": f"loss on {label} (nats per token)" for kind, label in KINDS.items()},
@@ -40,10 +46,11 @@ LABELS = {
     "pair_accuracy_per_token": "pair accuracy, log p per token (%)",
     "pair_accuracy_by_words": "pair accuracy, by what the words change (%)",
     "rank_agreement": "agreement with rankings (Kendall's tau)",
+    "verdict_accuracy": "verdicts told by the words (%)",
     "question_accuracy": "questions about pairs answered right (%)",
     "steering_gap": "steering gap (nats per pair)",
     "chain_gain": "chain gain (nats per token)",
-    "calibration_error": "calibration error of the score",
+    "calibration_error": "calibration error of the score, sum of log p",
 }
 
 
@@ -53,8 +60,9 @@ class SourceFigures:
 
     `scores` are those of the better and of the worse outputs, nats per token, (pairs, 2). `log_p` is what the figures
     of pairs are computed from, (pairs, better or worse, under good or under bad words), in nats; `num_tokens` how many
-    tokens the outputs have, (pairs, 2). `templates` are the words it was measured in, and `num_too_long` counts the
-    groups that were left out, since an output of theirs is longer than a document may be.
+    tokens the outputs have, (pairs, 2). `prompts` has a key of each pair's prompt. `templates` are the words it was
+    measured in, and `num_too_long` counts the groups that were left out, since an output of theirs is longer than a
+    document may be.
     """
 
     figures: dict[str, Estimate]
@@ -62,6 +70,7 @@ class SourceFigures:
     scores: Floats = field(default_factory=lambda: np.zeros((0, 2)))
     log_p: Floats = field(default_factory=lambda: np.zeros((0, 2, 2)))
     num_tokens: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    prompts: tuple[str, ...] = ()
     templates: str = ""
     num_too_long: int = 0
 
@@ -71,6 +80,7 @@ class SourceFigures:
             **{name: without_nan(asdict(figure)) for name, figure in self.figures.items()},
             "reliability": without_nan(asdict(self.reliability)) if self.reliability else None,
             "scores": np.round(self.scores, 6).tolist(),
+            "prompts": list(self.prompts),
             "templates": self.templates,
             "num_too_long": self.num_too_long,
         }
@@ -83,6 +93,16 @@ def preferred_pairs(groups: Sequence[FeedbackGroup]) -> list[FeedbackGroup]:
         for group in groups
         if len(group.outputs) > 1 and not group.is_tie
     ]
+
+
+def is_measured(group: FeedbackGroup) -> bool:
+    """Whether people preferred one of its outputs to another, or gave a verdict on its only one."""
+    return group.is_good is not None or bool(preferred_pairs([group]))
+
+
+def prompt_key(group: FeedbackGroup) -> str:
+    """The same for all groups of one prompt, and in every process and run."""
+    return f"{prompt_hash(group.prompt):016x}"
 
 
 def longest_document(model: Any, max_length: int | None = None) -> int | None:
@@ -118,12 +138,23 @@ class _Batch:
     def __init__(self) -> None:
         self.documents: list[Document] = []
         self._places: dict[str, slice] = {}
+        self._prompts: dict[str, list[str]] = {}
         self._runs: RunScores | None = None
         self._first: NDArray[np.int64] = np.zeros(0, np.int64)
 
-    def add(self, name: str, documents: Sequence[Document]) -> None:
-        self._places[name] = slice(len(self.documents), len(self.documents) + len(documents))
-        self.documents += documents
+    def add(self, name: str, groups: Sequence[FeedbackGroup], documents: Sequence[Sequence[Document]]) -> None:
+        """Those of each group."""
+        self._prompts[name] = [prompt_key(group) for group, own in zip(groups, documents) for _ in own]
+        self._places[name] = slice(len(self.documents), len(self.documents) + len(self._prompts[name]))
+        self.documents += [document for own in documents for document in own]
+
+    def prompts(self, name: str) -> list[str]:
+        """The key of each document's prompt."""
+        return self._prompts[name]
+
+    def lengths(self, name: str) -> list[int]:
+        """The tokens of each document before it is cut."""
+        return [len(document.input_ids) for document in self.documents[self._places[name]]]
 
     def score(self, score: Callable[[Sequence[Document]], RunScores]) -> None:
         self._runs = score(self.documents)
@@ -168,10 +199,11 @@ def measure(
     pairs = preferred_pairs(kept)
     rankings = [group for group in kept if len(group.outputs) > 2 and not group.is_tie]
     joined = _that_fit_together(steering, pairs, max_length) if chains else []
-    batch = _documents(steering, pairs, rankings, joined)
+    verdicts = {name: [group for group in kept if group.is_good is is_good] for name, is_good in VERDICTS.items()}
+    batch = _documents(steering, pairs, {"ranked": rankings, **verdicts}, joined)
     sizes = {} if tokens_per_batch is None else {"tokens_per_batch": tokens_per_batch}
     batch.score(lambda found: score_runs(model, found, steering.end_of_output, max_length, progress, **sizes))
-    found = _figures(batch, pairs, rankings, joined)
+    found = _figures(batch, pairs, rankings, joined, max_length)
     return replace(found, templates=steering.words.family.name, num_too_long=len(groups) - len(kept))
 
 
@@ -190,68 +222,103 @@ def _that_fit_together(steering: Steering, pairs: Sequence[FeedbackGroup], max_l
 def _documents(
     steering: Steering,
     pairs: Sequence[FeedbackGroup],
-    rankings: Sequence[FeedbackGroup],
+    others: Mapping[str, Sequence[FeedbackGroup]],
     joined: Sequence[int],
 ) -> _Batch:
     batch = _Batch()
     for words in ("good", "bad"):
-        batch.add(words, [document for pair in pairs for document in steering.documents(pair, words)])
-        batch.add(f"{words} ranked", [document for group in rankings for document in steering.documents(group, words)])
+        batch.add(words, pairs, [steering.documents(pair, words) for pair in pairs])
+        for name, groups in others.items():
+            batch.add(f"{words} {name}", groups, [steering.documents(group, words) for group in groups])
+    together = [pairs[number] for number in joined]
     for kind in ("pn", "np"):
-        batch.add(kind, [document for n in joined for document in steering.chain_documents(pairs[n], kind)])
-    asked = [steering.question_documents(pairs[number], number) for number in joined]
-    batch.add("true", [documents[0] for documents in asked if documents])
-    batch.add("false", [documents[1] for documents in asked if documents])
+        batch.add(kind, together, [steering.chain_documents(pair, kind) for pair in together])
+    asked = [steering.question_documents(pairs[number], number) or () for number in joined]
+    batch.add("true", together, [documents[:1] for documents in asked])
+    batch.add("false", together, [documents[1:] for documents in asked])
     return batch
 
 
 def _figures(
-    batch: _Batch, pairs: Sequence[FeedbackGroup], rankings: Sequence[FeedbackGroup], joined: Sequence[int]
+    batch: _Batch,
+    pairs: Sequence[FeedbackGroup],
+    rankings: Sequence[FeedbackGroup],
+    joined: Sequence[int],
+    max_length: int | None,
 ) -> SourceFigures:
-    figures: dict[str, Estimate] = {}
     good, bad = batch.sums("good").reshape(-1, 2, 3), batch.sums("bad").reshape(-1, 2, 3)
-    by_kind = {"p": good[:, 0], "n": bad[:, 1], "pn": batch.sums("pn"), "np": batch.sums("np")}
-    for kind, sums in by_kind.items():
-        if len(sums):
-            figures[f"loss_{kind}"] = ratio(-sums[:, 0], sums[:, 1])
-            figures[f"accuracy_{kind}"] = percent(ratio(sums[:, 2], sums[:, 1]))
-    scores, calibration = np.zeros((0, 2)), None
+    log_p, num_tokens = good[..., 0], good[..., 1]
+    moved, prompts = log_p - bad[..., 0], batch.prompts("good")[::2]
+    figures = _figures_of_documents(batch, good, bad, joined, max_length)
+    calibration = None
     if pairs:
-        log_p, num_tokens = good[..., 0], good[..., 1]
-        moved = log_p - bad[..., 0]
         for name, values in (("", log_p), ("_per_token", log_p / num_tokens), ("_by_words", moved)):
-            figures[f"pair_accuracy{name}"] = percent(mean(wins(values[:, 0], values[:, 1])))
-        figures["steering_gap"] = mean(moved[:, 0] - moved[:, 1])
-        scores = moved / num_tokens
-        calibration = reliability(scores[:, 0] - scores[:, 1])
+            figures[f"pair_accuracy{name}"] = percent(share(wins(values[:, 0], values[:, 1]), prompts))
+        gaps = moved[:, 0] - moved[:, 1]
+        figures["steering_gap"] = mean(gaps, prompts=prompts)
+        calibration = reliability(gaps)
         figures["calibration_error"] = Estimate(calibration.error, float("nan"), float("nan"), len(pairs))
-        if joined and len(by_kind["np"]) == len(joined):
-            second, alone = batch.last("np"), good[joined, 0]
-            figures["chain_gain"] = mean(second[:, 0] / second[:, 1] - alone[:, 0] / alone[:, 1])
-    true, false = batch.sums("true")[:, 0], batch.sums("false")[:, 0]
-    if len(true):
-        figures["question_accuracy"] = percent(mean(wins(true, false)))
-    agreements = _rank_agreements(batch, rankings)
-    if len(agreements):
-        figures["rank_agreement"] = mean(agreements)
+    verdicts = _verdict_accuracy(batch)
+    if verdicts.n:
+        figures["verdict_accuracy"] = verdicts
+    agreement = _rank_agreement(batch, rankings)
+    if agreement.n:
+        figures["rank_agreement"] = agreement
     return SourceFigures(
         {name: figures[name] for name in LABELS if name in figures},
         calibration,
-        scores,
-        np.stack([good[..., 0], bad[..., 0]], axis=-1),
-        good[..., 1],
+        moved / num_tokens,
+        np.stack([log_p, bad[..., 0]], axis=-1),
+        num_tokens,
+        tuple(prompts),
     )
 
 
-def _rank_agreements(batch: _Batch, rankings: Sequence[FeedbackGroup]) -> Floats:
-    """One tau a ranking; those whose scores are all equal have none."""
+def _figures_of_documents(
+    batch: _Batch, good: Floats, bad: Floats, joined: Sequence[int], max_length: int | None
+) -> dict[str, Estimate]:
+    """Losses and accuracies on each kind of chain, and what only chains and questions tell."""
+    found: dict[str, Estimate] = {}
+    prompts = batch.prompts("good")[::2]
+    by_kind = {
+        "p": (np.concatenate([good[:, 0], batch.sums("good liked")]), [*prompts, *batch.prompts("good liked")]),
+        "n": (np.concatenate([bad[:, 1], batch.sums("bad disliked")]), [*prompts, *batch.prompts("bad disliked")]),
+        **{kind: (batch.sums(kind), batch.prompts(kind)) for kind in ("pn", "np")},
+    }
+    for kind, (sums, own) in by_kind.items():
+        if len(sums):
+            found[f"loss_{kind}"] = ratio(-sums[:, 0], sums[:, 1], prompts=own)
+            found[f"accuracy_{kind}"] = percent(ratio(sums[:, 2], sums[:, 1], prompts=own))
+    if joined and len(batch.prompts("np")) == len(joined):
+        second, alone = batch.last("np"), good[joined, 0]
+        gains = second[:, 0] / second[:, 1] - alone[:, 0] / alone[:, 1]
+        # Where the chain lost more of its prompt than the output alone did, that would be a part of the gain.
+        whole = [n for n, length in enumerate(batch.lengths("np")) if length <= (max_length or length)]
+        if whole:
+            keys = batch.prompts("np")
+            found["chain_gain"] = mean(gains[whole], prompts=[keys[n] for n in whole])
+    true, false = batch.sums("true")[:, 0], batch.sums("false")[:, 0]
+    if len(true):
+        found["question_accuracy"] = percent(share(wins(true, false), batch.prompts("true")))
+    return found
+
+
+def _verdict_accuracy(batch: _Batch) -> Estimate:
+    """Over single outputs with a verdict, whether the score has the sign of the verdict; 0 counts half."""
+    liked, disliked = (batch.sums(f"good {name}")[:, 0] - batch.sums(f"bad {name}")[:, 0] for name in VERDICTS)
+    prompts = [key for name in VERDICTS for key in batch.prompts(f"good {name}")]
+    return percent(share(wins(np.concatenate([liked, -disliked]), np.zeros(len(prompts))), prompts))
+
+
+def _rank_agreement(batch: _Batch, rankings: Sequence[FeedbackGroup]) -> Estimate:
+    """The mean tau; rankings whose scores are all equal have none."""
     moved = batch.sums("good ranked")[:, 0] - batch.sums("bad ranked")[:, 0]
-    stops = np.cumsum([len(group.outputs) for group in rankings])
-    found = [
-        rank_agreement(moved[stop - len(group.outputs) : stop].tolist(), group.ranks)
-        for stop, group in zip(stops, rankings)
-    ]
-    return np.array([tau for tau in found if not np.isnan(tau)])
+    borders = np.cumsum([len(group.outputs) for group in rankings])[:-1]
+    taus = np.array(
+        [rank_agreement(own.tolist(), group.ranks) for own, group in zip(np.split(moved, borders), rankings)]
+    )
+    has_one = ~np.isnan(taus)
+    return mean(taus[has_one], prompts=[prompt_key(group) for group, is_there in zip(rankings, has_one) if is_there])
 
 
 def table(columns: dict[str, SourceFigures]) -> str:
@@ -259,8 +326,8 @@ def table(columns: dict[str, SourceFigures]) -> str:
 
     >>> figures = {"loss_p": Estimate(2.0, 1.9, 2.1, 30)}
     >>> print(table({"before": SourceFigures(figures, None)}))
-                                                                   before
-    loss on good outputs (nats per token)              2.000 (1.90, 2.10)
+                                                                      before
+    loss on good outputs (nats per token)               2.000 (1.900, 2.100)
     """
     figures = {name: column.figures for name, column in columns.items()}
     too_long = max((column.num_too_long for column in columns.values()), default=0)
@@ -270,7 +337,7 @@ def table(columns: dict[str, SourceFigures]) -> str:
 
 def figure_table(labels: Mapping[str, str], columns: Mapping[str, Mapping[str, Estimate]]) -> str:
     """A line for each label that any column has."""
-    width = max([23, *(len(name) + 2 for name in columns)])
+    width = max([26, *(len(name) + 2 for name in columns)])
     lines = [f"{'':46}" + "".join(f"{name:>{width}}" for name in columns)]
     for key, label in labels.items():
         found = [column.get(key) for column in columns.values()]
@@ -296,11 +363,17 @@ def without_nan(value: Any) -> Any:
 def told(figure: Estimate) -> str:
     """A value with its interval.
 
-    >>> told(Estimate(61.666, 50.1, 73.2, 60)), told(Estimate(2.0, 1.9, 2.1, 60))
-    ('61.7 (50, 73)', '2.000 (1.90, 2.10)')
+    >>> told(Estimate(61.666, 50.1, 73.2, 60)), told(Estimate(0.004, 0.0002, 0.0078, 60))
+    ('61.7 (50, 73)', '0.004 (0.0002, 0.008)')
     """
-    digits = 1 if abs(figure.value) >= 10 else 3
+    digits, of_bounds = (1, 0) if abs(figure.value) >= 10 else (3, 3)
     value = f"{figure.value:.{digits}f}"
     if np.isnan(figure.low):
         return value
-    return f"{value} ({figure.low:.{digits - 1}f}, {figure.high:.{digits - 1}f})"
+    return f"{value} ({_bound(figure.low, of_bounds)}, {_bound(figure.high, of_bounds)})"
+
+
+def _bound(value: float, digits: int) -> str:
+    """An end of an interval; on which side of 0 it lies is seen however near it is."""
+    text = f"{value:.{digits}f}"
+    return f"{value:.1g}" if value and not float(text) else text

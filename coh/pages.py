@@ -73,7 +73,8 @@ def _grid(found: Table, rows: Sequence[Sequence[str]]) -> Iterator[str]:
     names = ["word" if column < found.num_words else "number" for column in range(len(found.columns))]
     heads = "".join(f'<th scope="col" class="{name}">{text(word)}</th>' for name, word in zip(names, found.columns))
     wide = ' class="wide"' if len(found.columns) >= WIDE else ""
-    yield f'<div class="scroll"><table{wide}><thead><tr>{heads}</tr></thead><tbody>'
+    head = f"<thead><tr>{heads}</tr></thead>" if any(found.columns) else ""
+    yield f'<div class="scroll"><table{wide}>{head}<tbody>'
     for row in rows:
         cells = (
             f'<td class="{name}" data-column="{text(column)}">{text(cell)}</td>'

@@ -137,7 +137,7 @@ class CoHTrainArgs(TrainingArguments):
     eval_pairs: int = field(
         default=20,
         metadata={
-            "help": "Held-out pairs of each source whose pair accuracy and steering gap are measured before and after "
+            "help": "Held-out pairs or verdicts of each source, a random sample, that are measured before and after "
             "training and at each evaluation; 20 cost little and tell only great changes (300 tell 6 points), 0 is off."
         },
     )

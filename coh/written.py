@@ -5,22 +5,24 @@ In: a steered model, held-out groups with outputs that people ranked, perhaps a 
 
 - ROUGE-1, -2 and -L of what stands under good and under bad words with the output that people liked best;
 - distinct-1 and -2, the share of different words and pairs of words, and the mean length in words;
-- win rates under the judge, ties counting half: good words against bad ones, against people's best output, and against
-  what another model writes under good words.
+- win rates under the judge: good words against bad ones, against people's best output, and against what another model
+  writes under good words. Ties count half, and so does what was not judged, which is counted besides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from typing import Any
+
+import numpy as np
 
 from coh.data.draws import key
 from coh.data.records import FeedbackGroup, Message
 from coh.generation import drawing, has_room
 from coh.judging import Judge, plain, preferences
-from coh.measures import Estimate, distinct, mean, percent, rouge
+from coh.measures import Estimate, distinct, mean, percent, rouge, share, words_of
 from coh.processes import dealt, warn_once
 from coh.steered import Request, SteeredModel, call_options
 from coh.steering import Steering
@@ -45,8 +47,9 @@ WIN_LABELS = {
 class Written:
     """Outputs for some prompts under each kind of words, in the order of the prompts, and their figures.
 
-    `figures[words][name]` has the names of `LABELS`, `wins` those of `WIN_LABELS`, in percent. `num_too_long` prompts
-    were passed over, since they and an output are longer than the model reads.
+    `figures[words][name]` has the names of `LABELS`, `wins` those of `WIN_LABELS`, in percent; `num_not_judged` says of
+    each win rate how many of its comparisons the judge did not judge. `num_too_long` prompts were passed over, since
+    they and an output are longer than the model reads.
     """
 
     prompts: tuple[tuple[Message, ...], ...]
@@ -56,6 +59,7 @@ class Written:
     wins: dict[str, Estimate]
     judge: str | None = None
     num_too_long: int = 0
+    num_not_judged: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for a file."""
@@ -66,6 +70,7 @@ class Written:
         return {
             "figures": {words: {name: asdict(e) for name, e in found.items()} for words, found in self.figures.items()},
             "wins": {name: asdict(estimate) for name, estimate in self.wins.items()},
+            "num_not_judged": self.num_not_judged,
             "judge": self.judge,
             "num_too_long": self.num_too_long,
             "outputs": rows,
@@ -112,8 +117,9 @@ def write(
 ) -> Written:
     """Writes an output for the prompt of each group under good and under bad words, and measures them.
 
-    Prompts that leave no room for an output are passed over. Processes of one group share the batches between them;
-    outputs are the same for any number of processes, drawn ones too.
+    Groups whose only output people found bad have no best one, and nothing is written for them. Prompts that leave no
+    room for an output are passed over. Processes of one group share the batches between them; outputs are the same for
+    any number of processes, drawn ones too.
 
     Args:
         num_prompts: for how many prompts is written, if there are so many with room; for all by default.
@@ -123,6 +129,7 @@ def write(
         options: of `transformers.GenerationConfig`.
     """
     guidance, checked = call_options(**options)
+    groups = [group for group in groups if group.is_good is not False]
     readers = [Reader(model.steering, model.model.config, model.task), *others]
     chosen, num_too_long = with_room(groups, readers, checked, num_prompts)
     _tell_of_long_prompts(groups, len(chosen), num_too_long)
@@ -168,8 +175,10 @@ def judged(written: Written, judge: Judge, base: Written | None = None) -> Writt
     against = {"good_over_bad": written.outputs["bad"], "good_over_people": written.people}
     if base is not None:
         against["good_over_base"] = base.outputs["good"]
-    won = {name: percent(mean(preferences(judge, written.prompts, good, others))) for name, others in against.items()}
-    return replace(written, wins=won, judge=judge.name)
+    found = {name: preferences(judge, written.prompts, good, others) for name, others in against.items()}
+    won = {name: percent(share(np.nan_to_num(values, nan=0.5), written.prompts)) for name, values in found.items()}
+    num_not_judged = {name: int(np.isnan(values).sum()) for name, values in found.items()}
+    return replace(written, wins=won, judge=judge.name, num_not_judged=num_not_judged)
 
 
 def text_figures(outputs: Sequence[str], references: Sequence[str]) -> dict[str, Estimate]:
@@ -187,9 +196,9 @@ def text_figures(outputs: Sequence[str], references: Sequence[str]) -> dict[str,
         found = {name: mean(values) for name, values in rouge(outputs, references).items()}
     except ImportError:
         warn_once("rouge-score is not installed: no ROUGE (pip install rouge-score)")
-    found["length"] = mean([len(output.split()) for output in outputs])
+    found["length"] = mean([len(words_of(output)) for output in outputs])
     for n in (1, 2):
-        share = distinct(outputs, n)
-        if not isnan(share):
-            found[f"distinct{n}"] = Estimate(share, float("nan"), float("nan"), len(outputs))
+        variety = distinct(outputs, n)
+        if not isnan(variety):
+            found[f"distinct{n}"] = Estimate(variety, float("nan"), float("nan"), len(outputs))
     return found

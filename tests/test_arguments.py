@@ -66,6 +66,16 @@ class RequiredArgs:
     count: int = field(default=1, metadata={"help": "How many."})
 
 
+@dataclass
+class BareArgs:
+    """What stands without an option."""
+
+    folders: list[str] = field(default_factory=list, metadata={"help": "Where to look."})
+    name: str = field(default="", metadata={"help": "What it is called."})
+    deep: bool = field(default=False, metadata={"help": "Look below too."})
+    broad: bool = field(default=True, metadata={"help": "Look beside too."})
+
+
 def problems_of(types: list[type], argv: list[str], **kwargs: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse_or_raise(types, argv, **kwargs)
@@ -164,6 +174,21 @@ class TestValues:
         assert (args.report_to, args.lr_scheduler_kwargs) == (["tensorboard", "wandb"], {"num_cycles": 2})
         assert parse_or_raise([TrainArgs], ["--use_cpu", "--report_to", "none"])[0].report_to == []
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["a", "b", "--name", "x", "--deep"],
+            ["--name", "x", "a", "b", "--deep"],
+            ["a", "--name=x", "b", "--deep"],
+            ["--name", "x", "--no_broad", "a", "b", "--deep"],
+            ["--deep", "--folders", "a", "--name", "x", "b"],
+            ["--deep", "--name", "x", "--folders", "a", "b"],
+        ],
+    )
+    def test_bare_words_stand_anywhere(self, words: list[str]) -> None:
+        (args,) = parse_or_raise([BareArgs], words, bare="folders")
+        assert args == BareArgs(["a", "b"], "x", True, "--no_broad" not in words)
+
     def test_the_dataclasses_are_left_as_they_were(self) -> None:
         before = [(f.name, f.type) for f in fields(TrainArgs)]
         parse_or_raise([TrainArgs], ["--use_cpu"])
@@ -190,6 +215,14 @@ class TestProblems:
             "--feedback_weights [-1.0] holds a negative share: give 0 or more.",
             "--prompt is missing: it has no default.",
         ]
+
+    def test_bare_words_hide_no_problem(self) -> None:
+        assert problems_of([BareArgs], ["--nam", "x", "a", "--deep", "b"], bare="folders") == [
+            "--nam is not an option: did you mean --name?",
+            "--deep 'b' is not true or false.",
+        ]
+        assert problems_of([BareArgs], ["a", "--name"], bare="folders") == ["--name needs a value: give a text."]
+        assert "but 2 follow (x a)" in problems_of([BareArgs], ["--name", "x", "a"])[0]
 
     def test_numbers_come_with_an_example(self) -> None:
         assert problems_of([DataArgs], ["--seq_length", "5.5"]) == [
@@ -448,4 +481,7 @@ class TestHelp:
         assert "(default: pn np)" in text
         assert "--options JSON" in text
         assert "second sentence" not in text
+        with pytest.raises(SystemExit):
+            parse([BareArgs], ["--help"], prog="coh-look", bare="folders")
+        assert capsys.readouterr().out.startswith("usage: coh-look FOLDERS ... [--config FILE] [options]")
         assert "no_keep_head" not in text

@@ -104,6 +104,51 @@ def test_figures_stand_in_the_index_under_the_data_they_are_of(run):
     assert without.data.eval_results is None and "## Results" not in without.text
 
 
+def test_figures_of_two_local_sources_stay_under_their_names(run):
+    folder = run()
+    about = json.loads((folder / "coh.json").read_text())
+    about["data"]["sources"]["ours"] = about["data"]["sources"]["mine"]
+    (folder / "coh.json").write_text(json.dumps(about))
+    sources = {name: {"steering_gap": figure(value)} for name, value in (("mine", 1.5), ("ours", -0.0001))}
+    (folder / "evaluation.json").write_text(json.dumps({"model": {"sources": sources}}))
+    data = ModelCard.load(write_card(folder, "someone/sums")).data
+    found = {one.dataset_name: one.metric_value for one in data.eval_results if one.metric_type == "steering_gap"}
+    assert found == {"mine": 1.5, "ours": 0.0}
+    index = data.to_dict()["model-index"][0]["results"]
+    assert [entry["dataset"]["name"] for entry in index] == ["hh_rlhf", "mine", "ours"]
+
+
+def test_benchmarks_stand_in_table_and_index(run):
+    folder = run()
+    asked = {"acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 25}
+    told = {"exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": None, "word_perplexity,none": None}
+    moments = {name: {"sources": {}, "benchmarks": {"piqa": asked, "gsm8k": told}} for name in ("base", "model")}
+    (folder / "evaluation.json").write_text(json.dumps(moments))
+    card = ModelCard.load(write_card(folder, "someone/sums"))
+    assert (
+        "**Benchmarks of lm-eval, ± standard error**" in card.text
+        and "sample" not in card.text.partition("**Benchmarks")[2]
+    )
+    row = "| piqa | acc | 25 | 0.500 ± 0.100 | 0.500 ± 0.100 |"
+    assert row in card.text and "| gsm8k | exact\\_match (strict-match) | - | 0.250 | 0.250 |" in card.text
+    found = [one for one in card.data.eval_results if "lm-eval" in one.metric_name]
+    assert [(one.dataset_name, one.metric_type, one.metric_value) for one in found] == [
+        ("piqa", "acc", 0.5),
+        ("gsm8k", "exact_match", 0.25),
+    ]
+    assert found[0].metric_name == "acc, 25 examples (lm-eval)" and found[0].dataset_type == "custom"
+
+
+@pytest.mark.parametrize("content", ["{", "null", "[1]", "\xff"])
+def test_a_damaged_file_of_the_test_is_named_and_left_out(run, caplog, content):
+    folder = run()
+    (folder / "test_results.json").write_text(content, encoding="latin-1")
+    card = ModelCard.load(write_card(folder))
+    assert "test_results.json cannot be read" in caplog.text and len(caplog.records) == 1
+    assert "**Test**" not in card.text and "**Measured on mine" in card.text
+    assert {one.metric_type for one in card.data.eval_results} == {"steering_gap"}
+
+
 def test_what_lies_on_this_machine_is_named_by_its_last_part_and_not_linked(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "base").mkdir(parents=True)

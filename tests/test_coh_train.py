@@ -227,7 +227,9 @@ def test_bad_rows_end_the_run_with_file_and_line(folder, tmp_path):
 
 def test_evaluation_without_anything_held_out_is_refused_with_the_remedies(folder, tmp_path):
     wrong = options(folder, tmp_path / "out", eval_strategy="steps", eval_steps=1, webgpt_dataset_test_size=0)
-    with pytest.raises(SystemExit, match="--eval_strategy steps: no feedback is held out .*--webgpt_dataset_test_size"):
+    with pytest.raises(
+        SystemExit, match=r"--eval_strategy steps: no feedback is held out .*--webgpt_dataset_test_size"
+    ):
         main(wrong)
 
 

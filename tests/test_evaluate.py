@@ -1,6 +1,7 @@
 """Measures: what an oracle, its opposite and chance get, ties, and the command from files to figures."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from toys import pairs, tiny_model_folder, write_rows
 
 from coh.arguments import ConfigError
 from coh.data.templates import load_family
-from coh.evaluate import drift, main
+from coh.evaluate import Evaluation, drift, keep, main, report
 from coh.evaluate_args import EvaluateArgs
 from coh.measures import Estimate
 from coh.measuring import told
 from coh.saved import Words, save_words
+from coh.written import Written
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,29 @@ class TestFailures:
         assert len(written["outputs"]) == 2 and written["wins"] == {} and written["judge"] is None
         assert told(Estimate(**found["sources"]["mine"]["loss_p"])) in capsys.readouterr().out
 
+    def test_a_run_s_own_figures_stay_until_there_are_new_ones(self, model, tmp_path, capsys):
+        path, old = tmp_path / "out.json", {"base": {"sources": {"mine": 1}}, "model": {"sources": {"mine": 2}}}
+        path.write_text(json.dumps(old))
+        main(self.arguments(model, tmp_path))
+        found = json.loads(path.read_text())
+        assert found["base"] == old["base"] and found["model"]["sources"]["mine"]["loss_p"]["n"] == 6
+        assert f"{path} keeps the figures of the base that it had before." in capsys.readouterr().out
+        path.write_text(json.dumps(old))
+        weights = tiny_model_folder(tmp_path / "broken")
+        (tmp_path / "broken" / "model.safetensors").write_bytes(b"none")
+        with pytest.raises(SystemExit, match=r"coh\.evaluate: "):
+            main([*self.arguments(model, tmp_path), "--base", model, "--model", weights])
+        found = json.loads(path.read_text())
+        assert found["model"] == old["model"] and found["base"]["sources"]["mine"]["loss_p"]["n"] == 6
+        assert {file.name for file in tmp_path.glob("out*")} == {"out.json"}
+
+    @pytest.mark.parametrize("text", ["[1]", '{"rows": 3}', "{", "null"])
+    def test_a_file_of_another_kind_is_left_alone(self, model, tmp_path, text, capsys):
+        (tmp_path / "out.json").write_text(text)
+        with pytest.raises(SystemExit, match=r"--json .*out.json is there and .*: choose another name"):
+            main(self.arguments(model, tmp_path))
+        assert (tmp_path / "out.json").read_text() == text and "Scoring" not in capsys.readouterr().err
+
     def test_a_folder_for_the_file_that_is_not_there(self, tmp_path):
         with pytest.raises(ConfigError, match=r"--json .*: there is no such folder"):
             EvaluateArgs("m", ["webgpt"], json=str(tmp_path / "no" / "out.json"))
@@ -122,8 +147,39 @@ def test_nothing_to_measure_and_no_words(model, tmp_path):
     arguments = ["--model", model, "--feedback_data", path, "--cache_dir", str(tmp_path / "cache")]
     with pytest.raises(SystemExit, match="has no coh"):
         main(arguments)
-    with pytest.raises(SystemExit, match=r"no pairs in the test split of .*: try --split all"):
+    with pytest.raises(SystemExit, match=r"no pairs or verdicts in the test split of .*: try --split all"):
         main([*arguments, "--templates", "marker", "--webgpt_dataset_test_size", "0"])
+
+
+def test_what_the_judge_did_not_judge_is_said_beside_the_win_rates(tmp_path):
+    wins = {"good_over_bad": Estimate(60.0, 40.0, 80.0, 5), "good_over_people": Estimate(50.0, 30.0, 70.0, 5)}
+    counts = {"good_over_bad": 2, "good_over_people": 0}
+    written = Written(((),) * 5, ("",) * 5, {}, {}, wins, "the judge", num_not_judged=counts)
+    printed = report({"model": Evaluation({}, written={"mine": written})})
+    assert "model, good words against bad ones: 2 of 5 not judged, which count as ties" in printed
+    assert printed.count("not judged") == 1
+    keep({"model": Evaluation({}, written={"mine": replace(written, prompts=())})}, tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["model"]["written"]["mine"]["num_not_judged"] == counts
+
+
+def test_single_outputs_are_measured_by_their_verdicts(model, tmp_path, capsys):
+    rows = [{"prompt": f"Is {n} odd?", "completion": f"It is {n}.", "label": bool(n % 2)} for n in range(30)]
+    path = write_rows(tmp_path / "thumbs.jsonl", rows)
+    arguments = ["--model", model, "--templates", "marker", "--cache_dir", str(tmp_path / "cache"), "--split", "all"]
+    main([*arguments, "--feedback_data", path, "--json", str(tmp_path / "out.json")])
+    assert "verdicts told by the words (%)" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out.json").read_text())["model"]["sources"]["thumbs"]
+    assert (found["verdict_accuracy"]["n"], found["loss_p"]["n"], found["loss_n"]["n"]) == (30, 15, 15)
+
+
+def test_ties_alone_give_nothing_to_measure_in_any_split(model, tmp_path):
+    rows = [{"prompt": f"Is {n} odd?", "responses": ["Yes.", "No."], "ranks": [1, 1]} for n in range(30)]
+    path = write_rows(tmp_path / "ties.jsonl", rows)
+    arguments = ["--model", model, "--templates", "marker", "--cache_dir", str(tmp_path / "cache")]
+    for split in ("held_out", "all"):
+        with pytest.raises(SystemExit, match="in no split of it is an output preferred to another") as error:
+            main([*arguments, "--feedback_data", path, "--split", split])
+        assert "--split all" not in str(error.value)
 
 
 def test_bad_options_are_all_said():

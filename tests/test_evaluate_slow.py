@@ -66,7 +66,8 @@ def test_the_harness_runs_a_task(folder, tmp_path, capsys):
     main([*arguments, "--lm_eval", "coh_colours", "--lm_eval_limit", "4"])
     found = json.loads((tmp_path / "out.json").read_text())["model"]["benchmarks"]["coh_colours"]
     assert found["sample_len"] == 4 and 0 <= found["acc,none"] <= 1
-    assert "coh_colours, model: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "coh_colours, 4 examples, model: acc,none" in printed and "sample_len" not in printed
     (tmp_path / "out.json").unlink()
     with pytest.raises(SystemExit, match="--lm_eval colors: the harness has no such task"):
         main([*arguments, "--lm_eval", "colors"])

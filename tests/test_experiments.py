@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from coh.experiments.comparing import (
     Measured,
     Rows,
     accuracy_resolution,
+    compared,
     mean_resolution,
     paired_difference,
     rows_of,
@@ -30,7 +32,7 @@ from coh.experiments.comparing import (
 )
 from coh.experiments.records import RESULT, SETTINGS, check_settings, claim, measured, read_results
 from coh.experiments.scoring import choose_pairs
-from coh.experiments.tables import ORDERINGS, differences_table, drift, figures_table, orderings_table
+from coh.experiments.tables import ORDERINGS, differences_table, drift, figures_table, orderings_table, page
 from coh.measures import Estimate
 from coh.saved import Words
 from coh.steering import Steering
@@ -237,6 +239,21 @@ def test_a_damaged_result_is_named(tmp_path):
         read_results(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "other", [[("s", "one"), ("s", "new")], [("s", "two"), ("s", "one")], [("s", "one"), ("t", "two")], [("s", "one")]]
+)
+def test_results_of_other_pairs_are_refused(tmp_path, other):
+    """As many pairs are not the same ones: the feedback may have changed between two runs."""
+    for arm, own in (("base", [("s", "one"), ("s", "two")]), ("coh", [("s", "one"), ("s", "two")]), ("sft", other)):
+        (tmp_path / f"{arm}-0").mkdir()
+        result = {"arm": arm, "seed": 0, "pairs": [{"source": source, "prompt": prompt} for source, prompt in own]}
+        (tmp_path / f"{arm}-0" / RESULT).write_text(json.dumps(result))
+    with pytest.raises(FeedbackError, match=r"/base-0 and .*/sft-0 were not measured on the same pairs.*Delete"):
+        read_results(tmp_path)
+    (tmp_path / "sft-0" / RESULT).unlink()
+    assert set(read_results(tmp_path)) == {Run("base", 0), Run("coh", 0)}
+
+
 def test_settings_hold_for_a_folder(tmp_path):
     check_settings(tmp_path / "out", {"tokens": 5, "seeds": [1]})
     check_settings(tmp_path / "out", {"tokens": 5, "seeds": [1]})
@@ -365,6 +382,57 @@ def test_figures_by_hand():
     assert run.part("b").log_p.tolist() == log_p[1:].tolist()
 
 
+def won_by(number, total=100):
+    """Two runs of which the first has so many pairs right that the second has wrong, and all others are alike."""
+    better = np.array([0.0] * number + [1.0] * (total - number))
+    first, second = np.zeros((total, 2, 2)), np.zeros((total, 2, 2))
+    first[:, 0, 0], second[:, 0, 0] = 1.0, 2 * better - 1
+    prompts = tuple(map(str, range(total)))
+    sizes, texts = np.ones((total, 2)), np.zeros((0, 2))
+    return [Measured(log_p, sizes, ("s",) * total, texts, prompts) for log_p in (first, second)]
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(0, False), (4, False), (5, False), (6, True), (20, True)])
+def test_few_pairs_on_one_side_tell_no_accuracies_apart(number, is_told):
+    """Four of four is a coin's luck once in eight, though 0 is outside the bootstrap's interval."""
+    first, second = won_by(number)
+    found, says = compared(*(rows_of([run], "pair_accuracy") for run in (first, second)))
+    assert found.value == pytest.approx(number) and (found.low > 0) == (number >= 4)
+    assert says == ("yes" if is_told else "not told apart")
+    arms = {"coh": [second], "sft": [first]}
+    column = "pair accuracy, sum (%)"
+    assert cell(differences_table(arms), "`sft` less `coh`", column).startswith("**+") == is_told
+    assert cell(orderings_table(arms), "`coh` above `sft`", column).startswith("no: ") == is_told
+    # What is no accuracy has its interval alone.
+    gap, says = compared(*(rows_of([run], "steering_gap") for run in (first, second)))
+    assert (says == "yes") == (gap.low > 0) == (number >= 4)
+
+
+def test_pairs_of_one_prompt_are_drawn_together():
+    once, other = some(seed=1, number=30), some(seed=2, number=30)
+    once, other = (replace(run, prompts=tuple(map(str, range(30)))) for run in (once, other))
+
+    def again(run):
+        thrice = np.tile(np.arange(30), 3)
+        prompts = tuple(run.prompts[n] for n in thrice)
+        return Measured(run.log_p[thrice], run.num_tokens[thrice], ("s",) * 90, run.texts, prompts)
+
+    for metric in ("pair_accuracy", "steering_gap", "loss_p"):
+        few, many = (
+            compared(rows_of([a], metric), rows_of([b], metric))
+            for a, b in ((once, other), (again(once), again(other)))
+        )
+        assert (many[0].low, many[0].high) == pytest.approx((few[0].low, few[0].high)) and many[1] == few[1]
+        few, many = (rows_of([run], metric).estimate() for run in (once, again(once)))
+        assert (many.low, many.high, many.n) == pytest.approx((few.low, few.high, 90))
+    assert again(once).part("s").prompts == again(once).prompts and not again(once).part("t").prompts
+
+
+def test_an_accuracy_of_few_pairs_is_as_uncertain_as_it_is():
+    run, _ = won_by(0, 3)
+    assert "| 100.0 (44, 100) |" in figures_table({"coh": [run]})
+
+
 def test_seeds_are_averaged_pair_by_pair():
     first, second = some(seed=1), some(seed=2)
     both = rows_of([first, second], "steering_gap").above
@@ -451,6 +519,14 @@ def test_an_ordering_is_said_as_its_interval_says():
     assert cell(table, "`sft` above `base`", column).startswith("not told apart: +0.00 (")
     assert cell(table, "`coh` above `lambda_0`", column) == "not measured"
     assert "**+3.00" in cell(differences_table(arms), "`p_n` less `coh`", column)
+
+
+def test_the_page_says_what_told_means_and_how_often_chance_tells():
+    pair = {"source": "s", "prompt": "one", "log_p": [[-1.0, -2.0], [-2.0, -2.0]], "num_tokens": [3, 4]}
+    text = page({Run(arm, 0): {"pairs": [pair] * 2, "texts": []} for arm in ("base", "coh")})
+    for part in ("## Differences", "## The paper's orderings"):
+        (found,) = (own for own in text.split("\n\n## ") if own.startswith(part[3:]))
+        assert "a sign test over the pairs" in found and "one in twenty is told by chance" in found
 
 
 def test_drift_is_the_loss_less_the_base_s():

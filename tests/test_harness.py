@@ -9,7 +9,7 @@ from toys import TASK, tiny_model_folder, write_rows
 
 from coh.data.records import FeedbackError
 from coh.data.templates import load_family
-from coh.harness import Harness
+from coh.harness import COUNT, Harness
 from coh.modeling import load_model
 from coh.saved import Words, save_words
 from coh.steered import load
@@ -52,7 +52,7 @@ def test_what_is_not_there_is_said_at_once(harness, tasks, tmp_path):
 def test_a_task_runs_with_the_loaded_model_and_says_nothing_of_it(model, harness, caplog):
     with caplog.at_level(logging.WARNING, "lm_eval"):
         found = replace(harness, tasks=("coh_colours",)).run(model)
-    assert found["coh_colours"]["sample_len"] == 4 and 0 <= found["coh_colours"]["acc,none"] <= 1
+    assert found["coh_colours"][COUNT] == 4 and 0 <= found["coh_colours"]["acc,none"] <= 1
     assert "pretrained" not in caplog.text
 
 

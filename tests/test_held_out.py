@@ -2,8 +2,12 @@
 
 import json
 import logging
+import re
 import subprocess
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +15,9 @@ from test_coh_train import options
 from toys import training_folder, write_rows
 
 from coh import coh_train, evaluate
+from coh.data.sources import Part, load_groups, parse_sources
+from coh.evaluate_args import EvaluateArgs, held_out_groups, preferred_groups
+from coh.held_out import _groups
 from coh.provenance import command, commit
 
 
@@ -31,6 +38,71 @@ def measured(folder):
 
 def history(output):
     return json.loads((output / "trainer_state.json").read_text())["log_history"]
+
+
+def numbers(groups):
+    return [int(group.prompt[-1].content.split()[-1]) for group in groups]
+
+
+@pytest.fixture(scope="module")
+def ordered(tmp_path_factory):
+    """Feedback sorted by its prompts, each of which ends in its place: every fifth row is a tie."""
+    folder = tmp_path_factory.mktemp("ordered")
+    rows = [
+        {"prompt": f"Number {n}", "responses": ["Yes.", "No."], "scores": [1.0, float(n % 5 == 0)]} for n in range(400)
+    ]
+    return folder, write_rows(folder / "rows.jsonl", rows)
+
+
+def chosen(ordered, most, model="any"):
+    folder, path = ordered
+    given = EvaluateArgs(model, [f"mine={path}"], split="all", max_pairs=most, cache_dir=str(folder / "cache"))
+    return held_out_groups(given)["mine"]
+
+
+def test_a_sorted_file_is_measured_all_over_and_in_its_order(ordered):
+    everything, found = numbers(chosen(ordered, None)), numbers(chosen(ordered, 60))
+    assert len(everything) == 320 and not any(n % 5 == 0 for n in everything)
+    assert len(found) == len(set(found)) == 60
+    places = [everything.index(n) for n in found]
+    assert places == sorted(places)
+    quarters = np.bincount(np.array(places) // 80, minlength=4)
+    assert min(quarters) > 6, quarters  # the first rows alone would be all in one
+    assert numbers(chosen(ordered, 320)) == numbers(chosen(ordered, 5000)) == everything
+
+
+def test_every_process_and_every_model_has_the_same_sample(ordered):
+    found = numbers(chosen(ordered, 25))
+    assert found == numbers(chosen(ordered, 25, "another"))
+    folder, path = ordered
+    code = (
+        "from coh.evaluate_args import *\n"
+        f"args = EvaluateArgs('any', ['mine={path}'], split='all', max_pairs=25, cache_dir={str(folder / 'cache')!r})\n"
+        "print([int(group.prompt[-1].content.split()[-1]) for group in held_out_groups(args)['mine']])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == found
+
+
+def test_training_measures_a_sample_too(ordered):
+    folder, path = ordered
+    (spec,) = parse_sources([f"mine={path}"])
+    (store,) = load_groups(spec, cache_dir=str(folder / "cache")).values()
+    part = Part(store, np.arange(100, 400))
+    found = numbers(_groups(SimpleNamespace(chains=SimpleNamespace(sources=[part])), 40)["mine"])
+    assert found == sorted(found) and len(found) == 40 and found[0] >= 100 and found[-1] > 300
+    nothing = Part(store, np.arange(0, 400, 5))
+    assert not _groups(SimpleNamespace(chains=SimpleNamespace(sources=[nothing])), 40)
+
+
+def test_a_sample_of_many_groups_reads_few(ordered):
+    (folder, path), read = ordered, []
+    (spec,) = parse_sources([f"mine={path}"])
+    (store,) = load_groups(spec, cache_dir=str(folder / "cache")).values()
+    many = SimpleNamespace(group=lambda index: read.append(index) or store.group(index % 400))
+    parts = [SimpleNamespace(store=many, indices=np.arange(start, start + 50_000)) for start in (0, 50_000)]
+    assert len(preferred_groups(parts, 100)) == 100 and len(read) < 200
+    assert 20 < sum(index < 50_000 for index in read) < len(read) - 20
 
 
 @pytest.mark.slow
@@ -83,7 +155,7 @@ def test_measuring_changes_nothing_that_is_learned(folder, measured, tmp_path):
 @pytest.mark.slow
 def test_the_report_has_all_of_it(measured):
     page, words = (measured / "report.html").read_text(), (measured / "report.md").read_text()
-    for text in (page, words):
+    for text in (re.sub("</?span>", "", page), words):
         assert "steering gap" in text and "python -m coh.coh_train --model_name" in text
     missing = next((line for line in words.splitlines() if "Not recorded" in line), "")
     assert "losses" not in missing and "before" not in missing

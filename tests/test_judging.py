@@ -1,4 +1,4 @@
-"""Judges of every kind: oracles win, ties are halves, and a server that contradicts itself cannot tell."""
+"""Judges of every kind: oracles win, ties are halves, who contradicts itself cannot tell, who is silent is counted."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from toys import byte_tokenizer, tiny_model_folder
 
 from coh.data.records import FeedbackError, Message, as_messages
 from coh.data.templates import load_family
-from coh.judging import load_judge, plain, preferences
+from coh.judging import RewardJudge, letter_of, load_judge, plain, preferences
 from coh.modeling import ModelError
 from coh.saved import Words, save_words
 
@@ -31,6 +31,19 @@ def test_a_model_with_words_judges_by_its_score(tmp_path):
     scores = model.score(PROMPTS[0], ["one answer", "another"], per_token=True)
     assert found.tolist() == [float(scores[0] > scores[1]), 0.5]
     assert judge.prefer(PROMPTS, ["another", "yes"], ["one answer", "yes"]).tolist() == [1 - found[0], 0.5]
+
+
+def test_a_pair_that_a_model_with_words_does_not_read_whole_is_not_judged(tmp_path):
+    tiny_model_folder(tmp_path, initializer_range=0.3)  # 512 positions
+    save_words(tmp_path, Words(load_family("marker")))
+    judge = load_judge(str(tmp_path), device="cpu")
+    prompts, first, second = [PROMPTS[0]] * 4, ["one answer", "x" * 1500, "yes", "x" * 508], ["another", "y", "no", "y"]
+    found = judge.prefer(prompts, first, second)
+    assert np.isnan(found).tolist() == [False, True, False, True]  # 508 letters fit, but not with the words in front
+    assert found[[0, 2]].tolist() == judge.prefer(prompts[:2], ["one answer", "yes"], ["another", "no"]).tolist()
+    assert np.isnan(judge.prefer(prompts[:1], ["x" * 1500], ["y"])).all()
+    long = [as_messages("Why? " * 400)]
+    assert not np.isnan(judge.prefer(long, ["one answer"], ["another"])).any()  # a prompt may lose its beginning
 
 
 def reward_model(folder, has_chat_template=False, has_padding=True):
@@ -85,6 +98,100 @@ def test_a_reward_model_judges_by_its_number(tmp_path, has_chat_template):
     assert np.isfinite(judge.reward(PROMPTS[1], "word " * 200))  # longer than it reads
 
 
+ENCODERS = {"Roberta": 66, "Bert": 64}  # positions: RoBERTa's first ones are for padding
+
+
+@pytest.fixture(params=ENCODERS)
+def encoder(request):
+    """A reward model of the other kind: it reads 64 tokens, or 63, between special tokens of its own."""
+    import transformers
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    tokenizer.cls_token, tokenizer.sep_token, tokenizer.bos_token = "<s>", "</s>", None
+    ends = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    config = getattr(transformers, f"{request.param}Config")(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=1,
+        max_position_embeddings=ENCODERS[request.param],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{request.param}ForSequenceClassification")(config).eval()
+    return RewardJudge(model, tokenizer, request.param)
+
+
+class TestEncoders:
+    def test_what_is_too_long_loses_its_beginning_and_no_special_token(self, encoder):
+        tokenizer = encoder.tokenizer
+        whole = tokenizer(" ".join(["why"] * 80) + "\n\nsince")["input_ids"]
+        ids = encoder._ids(as_messages("why " * 80), "since")
+        most = 66 - tokenizer.pad_token_id - 1 if encoder.name == "Roberta" else 64
+        assert len(ids) == most < len(whole)
+        assert ids == [tokenizer.cls_token_id, *whole[1 - most :]] and ids[-1] == tokenizer.sep_token_id
+        assert np.isfinite(encoder.reward(as_messages("why " * 80), "since"))
+        short = encoder._ids(as_messages("why"), "since")
+        assert short == tokenizer("why\n\nsince")["input_ids"]
+
+    def test_a_tokenizer_that_stops_earlier_is_obeyed(self, encoder):
+        encoder.tokenizer.model_max_length = 20
+        ids = encoder._ids(as_messages("why " * 80), "since")
+        assert len(ids) == 20 and ids[0] == encoder.tokenizer.cls_token_id
+
+    def test_long_and_short_ones_are_judged_together(self, encoder):
+        prompts = [as_messages("why " * n) for n in (1, 90, 4)]
+        first, second = ["since", "for", "as"], ["no", "never", "not so"]
+        rewards = [[encoder.reward(p, o) for p, o in zip(prompts, side)] for side in (first, second)]
+        assert encoder.prefer(prompts, first, second).tolist() == [float(a > b) for a, b in zip(*rewards)]
+
+
+REPLIES = {
+    "{}": "one letter",
+    "{}.": "a full stop",
+    "**{}**": "bold",
+    "__{}__": "bold with lines",
+    "({})": "brackets",
+    '"{}"': "marks of quotation",
+    "{})": "half a bracket",
+    "[[{}]]": "two brackets",
+    "`{}`": "code",
+    "$\\boxed{{\\text{{{}}}}}$": "a box",
+    "Answer:{}": "an answer",
+    "\n{}\n": "lines",
+    "It is a close call: {}": "an article",
+    "A close call. Reply {}.": "an article that begins a sentence",
+    "{}, since the other one is rude": "a reason behind it",
+    "{}: it is better than {other}": "the other one behind it",
+    "**{}**\n\nReply {other} is rude, and {other}'s end is missing.": "reasons behind it",
+    "Reply {other} is short. Reply {} helps": "the other one before it",
+    "{} is better than {other}.": "a comparison",
+    "A: short.\nB: kind.\n\n{}": "a list before it",
+    "<think>A or B? {other}, I think.</think> {}": "thoughts",
+    "Hm, {other}.\n</think>\n\n{}": "thoughts whose beginning a server left out",
+}
+
+
+class TestLetters:
+    @pytest.mark.parametrize("reply", REPLIES, ids=REPLIES.values())
+    @pytest.mark.parametrize("letter, other", ["AB", "BA"])
+    def test_it_is_read_whatever_stands_around_it(self, reply, letter, other):
+        assert letter_of(reply.format(letter, other=other)) == letter
+
+    @pytest.mark.parametrize("letter", "ab")
+    def test_a_small_one_counts_only_where_it_is_all_there_is(self, letter):
+        assert [letter_of(said) for said in (letter, f" {letter}.", f"**{letter}**")] == [letter.upper()] * 3
+        assert letter_of(f"option {letter}") == letter_of(f"a {letter}") == ""
+
+    @pytest.mark.parametrize("reply", ["", "Both are fine.", "ABBA", "B2B", "<think>\nOkay, A", "a close call", "!"])
+    def test_there_is_none(self, reply):
+        assert letter_of(reply) == ""
+
+
 class Server(BaseHTTPRequestHandler):
     """Speaks OpenAI's protocol; each model name is a way to judge."""
 
@@ -94,6 +201,8 @@ class Server(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         text = body["messages"][0]["content"]
         self.asked.append((self.path, self.headers["Authorization"], text))
+        if body["model"] == "strict" and ("max_tokens" in body or "temperature" in body or "filtered" in text):
+            return self.refuse("strict")
         if body["model"] in ("unknown", "barred", "page"):
             return self.refuse(body["model"])
         if body["model"] == "tiring" and "Say hello." not in text:
@@ -102,7 +211,9 @@ class Server(BaseHTTPRequestHandler):
         says = {
             "longest": "A" if len(first.strip()) > len(second.split("\n\nAnswer")[0].strip()) else " b.",
             "first": "Answer: A",
-            "mute": "Both are fine.",
+            "never": "Both are fine.",
+            "mute": "A" if "Say hello." in text else "Both are fine.",
+            "strict": "A" if "long" in first else "**B**",
             "tiring": "A",
         }[body["model"]]
         reply = {
@@ -120,7 +231,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def refuse(self, how):
-        status = {"unknown": 404, "barred": 401, "page": 200}[how]
+        status = {"unknown": 404, "barred": 401, "page": 200, "strict": 400}[how]
         said = {"error": {"message": f"{how}: {self.headers['Authorization']}"}} if how != "page" else {}
         data = json.dumps(said).encode()
         self.send_response(status)
@@ -201,10 +312,21 @@ def test_a_server_that_fails_one_process_fails_all(address):
     assert together(work) == [0, 1]
 
 
-@pytest.mark.parametrize("model", ["first", "mute"])
-def test_a_server_that_contradicts_itself_or_does_not_say_cannot_tell(address, model):
-    judge = load_judge(address, model=model)
-    assert judge.prefer(PROMPTS, ["one", "two"], ["three", "four"]).tolist() == [0.5, 0.5]
+def test_a_server_that_contradicts_itself_cannot_tell_and_one_that_does_not_say_does_not_judge(address):
+    asked = PROMPTS, ["one", "two"], ["three", "four"]
+    assert load_judge(address, model="first").prefer(*asked).tolist() == [0.5, 0.5]
+    assert np.isnan(load_judge(address, model="mute").prefer(*asked)).all()
+
+
+def test_a_server_that_names_no_letter_for_an_easy_question_is_refused_with_its_reply(address):
+    with pytest.raises(FeedbackError, match=r"--judge .*: asked for a letter, A or B, never said 'Both are fine.'"):
+        load_judge(address, model="never")
+
+
+def test_a_server_that_takes_no_wishes_is_asked_without_and_what_it_refuses_is_not_judged(address):
+    judge = load_judge(address, model="strict")
+    found = judge.prefer([*PROMPTS, PROMPTS[0]], ["long one", "no", "filtered"], ["bad", "long two", "good"])
+    assert found[:2].tolist() == [1.0, 0.0] and np.isnan(found[2])
 
 
 def test_what_cannot_judge_says_so(tmp_path):

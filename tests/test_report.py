@@ -4,7 +4,10 @@ import json
 import re
 import shlex
 from html.parser import HTMLParser
+from itertools import pairwise
+from urllib.parse import unquote
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,9 +16,21 @@ from matplotlib.figure import Figure
 from coh.arguments import ConfigError, parse_or_raise
 from coh.evaluate_args import EvaluateArgs
 from coh.report import main, write_report
-from coh.report.pictures import PRINT, VARIABLES, _bars, _curves, _evaluation, _histogram, _reliability, pictures
+from coh.report.answer import answer as answer_of
+from coh.report.marks import block, plain
+from coh.report.pictures import (
+    PRINT,
+    VARIABLES,
+    _bars,
+    _curves,
+    _evaluation,
+    _histogram,
+    _reliability,
+    _style,
+    pictures,
+)
 from coh.report.record import ReportError, read_run
-from coh.report.tables import glance
+from coh.report.tables import glance, tables
 from coh.report.verdict import MORE_PAIRS, verdict
 
 NASTY = "</p><script>alert('x')</script> | a\x1b[31m b"
@@ -173,6 +188,236 @@ def test_texts_are_shown_and_never_obeyed(run):
     assert "<img" not in path.with_suffix(".md").read_text()
 
 
+def renamed(*names):
+    """Other sources in an evaluation, each with the same figures."""
+
+    def rename(found):
+        for moment in found.values():
+            for part in ("sources", "written"):
+                moment[part] = dict.fromkeys(names, moment[part]["mine"])
+
+    return rename
+
+
+@pytest.mark.parametrize(
+    "names", [("_a", "_b"), ("_a", "b"), ("a$x^$", "b$\\foo$"), ("$\\frac{$_x", "$1"), ("%(d)s {0}", "a\\nb")]
+)
+def test_names_are_drawn_as_they_are(run, tmp_path, names):
+    runs = [read_run(run(f"folder-{number}"), name) for number, name in enumerate(names)]
+    drawings = {picture.name: picture for picture in pictures(runs)}
+    assert len(drawings) == 9
+    for name in names:
+        assert f">{pages_text(name)}<" in drawings["norm"].svg.replace("\u200b", "!"), name
+        assert f"{name} from " in drawings["norm"].caption
+    (folder,) = (one.folder for one in runs[:1])
+    change(folder, "evaluation.json", renamed(*names))
+    change(folder, "trainer_state.json", without("eval_mine_loss"))
+    change(folder, "trainer_state.json", with_sources(names))
+    alone = {picture.name: picture.svg for picture in pictures([read_run(folder)])}
+    for picture, name in ((picture, name) for picture in ("evaluation", "gap") for name in names):
+        assert f">{pages_text(name)}<" in alone[picture], (picture, name)
+    assert write_report([folder]).exists()
+
+
+def pages_text(words):
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def test_pictures_have_whole_steps_and_no_control_character(run):
+    folder = run("first")
+    change(folder, "evaluation.json", renamed("a\x1b[31m\nb"))
+    change(folder, "trainer_state.json", lambda state: state.update(log_history=state["log_history"][:3:2]))
+    change(
+        folder,
+        "trainer_state.json",
+        lambda state: [entry.update(step=n) for n, entry in enumerate(state["log_history"], 1)],
+    )
+    runs = [read_run(folder)]
+    assert not any("\x1b" in picture.svg + picture.caption for picture in pictures(runs))
+    with matplotlib.rc_context(_style(PRINT)):
+        axes, _ = drawn(_curves("any", ("grad_norm",)), runs)
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_long_names_leave_room_for_what_is_drawn(run):
+    folder, long = run("first"), "a_source_of_a_very_long_name_" * 4
+    change(folder, "evaluation.json", renamed(f"{long}1", f"{long}2"))
+    found = {p.name: p for p in pictures([read_run(folder, "r" * 100), read_run(folder, "s" * 100)])}
+    shown = re.findall(r">(a_source\S*)<", found["gap"].svg)
+    assert [words[-2:] for words in shown] == ["_1", "_2"] and all(len(words) <= 32 for words in shown)
+    with matplotlib.rc_context(_style(PRINT)):
+        axes, _ = drawn(_bars("any", ("steering_gap",), 0), [read_run(folder)])
+    assert axes.get_window_extent().width > 150
+
+
+@pytest.mark.parametrize("name", ["mine", "a_source_of_a_long_name"])
+def test_figures_below_bars_do_not_run_into_each_other(run, name):
+    folder = run("first")
+
+    def put(found):
+        for moment, gap, spread in (("base", -0.061, 0.06), ("model", 0.02, 0.06)):
+            found[moment]["sources"] = {name: {"steering_gap": figure(gap, spread)}}
+
+    change(folder, "evaluation.json", put)
+    with matplotlib.rc_context(_style(PRINT)):
+        axes, _ = drawn(_bars("any", ("steering_gap",), 0), [read_run(folder)])
+    low, high = axes.get_xlim()
+    boxes = [words.get_window_extent() for words in axes.get_xticklabels() if low <= words.get_position()[0] <= high]
+    assert len(boxes) > 2 and all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_a_model_that_diverged_is_told_of(run):
+    folder = run("first")
+
+    def diverge(found):
+        (source,) = found["model"]["sources"].values()
+        for name, entry in source.items():
+            if isinstance(entry, dict) and "value" in entry:
+                source[name] = {"value": None, "low": None, "high": None, "n": 40}
+        source["scores"] = [[None, None]] * 40
+
+    change(folder, "evaluation.json", diverge)
+    text = write_report([folder]).with_suffix(".md").read_text()
+    assert "before 57, after" not in text and "sum of log p: before 47;" in text
+    assert "Scores of held-out pairs" not in text and "| nan |" in text and "- steering gap" not in text
+
+
+def test_what_was_written_is_ordered_for_comparing(run, tmp_path):
+    folders = [run("first"), run("second")]
+
+    def add(found):
+        for moment in found.values():
+            own = moment["written"]["mine"]
+            alone = {"prompt": "Of one alone?", "people": "", "good": "", "bad": ""}
+            moment["written"] = {"mine": {**own, "outputs": [alone, *own["outputs"]]}, "other": own}
+
+    change(folders[0], "evaluation.json", add)
+    titles = [table.title for table in tables([read_run(folders[0])]) if table.title.startswith("Written")]
+    assert [title.partition("prompts of ")[2] for title in titles] == [
+        "mine, before",
+        "mine, after",
+        "other, before",
+        "other, after",
+    ]
+    text = write_report(folders, tmp_path / "both.html").with_suffix(".md").read_text()
+    assert text.index("alert") < text.index("Of one alone?")  # for the first both models wrote
+
+
+def test_a_table_of_facts_has_no_empty_head(run):
+    html = write_report([run("first")]).read_text()
+    facts = html[html.index("To repeat first") :]
+    assert "<thead>" in html and "<thead>" not in facts[: facts.index("</table>")]
+
+
+def test_what_markdown_would_obey_is_shown(run):
+    nasty = "~~b~~ $a$ ![i](x) <img> &lt; `c`"
+    assert plain(nasty) == "\\~\\~b\\~\\~ \\$a\\$ !\\[i\\](x) &lt;img> &amp;lt; \\`c\\`"
+    folder = run("first", more=(nasty,))
+    command = "python -m coh.coh_train --run_name '```\n# not a title'"
+    change(folder, "coh.json", lambda about: about["run"].update(command=command))
+    text = write_report([folder]).with_suffix(".md").read_text()
+    assert plain(nasty) in text and "~~b~~" not in text
+    assert f"````sh\n{command}\n````\n" in text and block("a", "sh") == "```sh\na\n```"
+
+
+def test_pictures_are_found_whatever_the_report_is_called(run, tmp_path):
+    path = write_report([run("first")], tmp_path / "my comparison (1) #2 50%.html")
+    links = re.findall(r"^!\[.*\]\((\S+)\)$", path.with_suffix(".md").read_text(), re.M)
+    assert len(links) == 9 and not any(sign in link for link in links for sign in "() #")
+    assert all((tmp_path / unquote(link)).is_file() for link in links)
+
+
+def test_benchmarks_stand_before_and_after_in_page_and_text(run, tmp_path):
+    folder = run("first")
+
+    def add(found):
+        for moment, value in (("base", 0.4), ("model", 0.6)):
+            values = {"acc,none": value, "acc_stderr,none": 0.1, "sample_len": 25, "alias": "piqa"}
+            found[moment]["benchmarks"] = {"a_task": values}
+        found["model"]["benchmarks"]["other"] = {"word_perplexity,none": 1234.5, "word_perplexity_stderr,none": None}
+
+    assert not any("lm-eval" in table.title for table in tables([read_run(folder)]))
+    change(folder, "evaluation.json", add)
+    (table,) = (table for table in tables([read_run(folder)]) if "lm-eval" in table.title)
+    assert table.columns == ("task", "measure", "examples", "before", "after") and table.num_words == 2
+    assert table.rows == (
+        ("a_task", "acc", "25", "0.400 ± 0.100", "0.600 ± 0.100"),
+        ("other", "word_perplexity", "-", "-", "1234.5"),
+    )
+    path = write_report([folder])
+    assert "Benchmarks of lm-eval" in read(path).text
+    assert "| a\\_task | acc | 25 | 0.400 ± 0.100 |" in path.with_suffix(".md").read_text()
+    (both,) = (table for table in tables([read_run(folder), read_run(run("second"))]) if "lm-eval" in table.title)
+    assert both.columns[3:] == ("first, before", "first, after")  # of the second there are none
+
+
+def test_what_no_judge_judged_is_said(run):
+    folder = run("first")
+    change(
+        folder,
+        "evaluation.json",
+        lambda found: found["model"]["written"]["mine"].update(num_not_judged={"good_over_bad": 3}),
+    )
+    before, after = (table for table in tables([read_run(folder)]) if table.title.startswith("Won on"))
+    assert before.rows[0][0] == "good words against bad ones"
+    assert after.rows[0][0] == "good words against bad ones (3 not judged: ties)"
+
+
+def thumbs(folder, *kinds, num_chains=30, **arguments):
+    """Makes a run one whose feedback gave these kinds of chain."""
+
+    def tell(about):
+        about["templates"] = {"tasks": {"general": {"p": ["..."], "n": ["..."], "pn": ["..."]}}}
+        about["data"]["templates"] = {f"general.{kind}.1": num_chains for kind in kinds}
+        about["arguments"].update({"chains": ["p", "n", "pn", "np"], "feedback_data": ["mine.jsonl"], **arguments})
+
+    change(folder, "coh.json", tell)
+    return answer_of(read_run(folder))
+
+
+def test_feedback_without_pairs_is_said_with_what_to_do(run, tmp_path, monkeypatch):
+    folder = run("first", evaluation=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").touch()
+    found = thumbs(folder, "p", "n", feedback_format=["thumbs"], seq_length=64)
+    assert found.answer.startswith("Not measured") and "Nothing in its feedback is compared" in found.evidence
+    assert "--eval_feedback_data" in found.remark
+    args = evaluate_args(found.command)
+    assert (args.feedback_data, args.split, args.max_length) == (["rows.jsonl"], "all", 64)
+    assert (args.model, args.base, args.feedback_format) == (str(folder), "a-model", "auto")
+    path = write_report([folder])
+    for words in (read(path).text, path.with_suffix(".md").read_text()):
+        assert "Nothing in its feedback is compared" in words
+    for kind in ("tie", "verbatim", "critique"):
+        assert "Nothing in its" in thumbs(folder, "p", kind).evidence
+
+
+def test_feedback_of_which_nothing_is_known_gets_the_old_answer(run):
+    folder = run("first", evaluation=False)
+    for kinds, more in (
+        *(((kind, "p"), {}) for kind in ("pn", "np", "question", "refine", "best_first", "worst_first")),
+        (("p", "n"), {"chains": ["p", "n"]}),  # pairs would have given the same
+        (("p", "n"), {"num_chains": 4}),
+        (("p", "n"), {"eval_feedback_data": ["pairs.jsonl"], "eval_pairs": 0}),
+    ):
+        assert thumbs(folder, *kinds, **more) == verdict(read_run(folder)), (kinds, more)
+    assert "Nothing in its" in thumbs(folder, "p", "n", eval_feedback_data=["x.jsonl"], eval_pairs=20).evidence
+    found = thumbs(run("measured"), "p", "n")  # by other feedback
+    assert "Over 40 held-out pairs" in found.evidence
+
+
+def test_what_was_written_for_no_prompt_lacks_no_figure(run):
+    folder = run("first")
+    nothing = {"figures": {"good": {}, "bad": {}}, "wins": {}, "judge": None, "outputs": []}
+    change(folder, "evaluation.json", lambda found: found["model"]["written"].update(other=nothing))
+    assert read_run(folder).missing == ()
+
+
+def test_words_of_a_command_are_not_broken(run):
+    html = write_report([run("first")]).read_text()
+    assert "<pre><span>python</span> <span>-m</span> <span>coh.coh_train</span> <span>--seed</span>" in html
+
+
 def test_what_is_missing_is_named_and_not_drawn(run):
     folder = run("first", evaluation=False)
     (folder / "coh.json").unlink()
@@ -191,6 +436,15 @@ def test_two_runs_stand_side_by_side(run, tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(tmp_path / "both.html"), str(tmp_path / "both.md")]
     page = read(tmp_path / "both.html").text
     assert "Options that differ" in page and "second, after" in page and "Command of first" in page
+
+
+def test_folders_may_stand_behind_an_option(run, tmp_path, capsys):
+    folders = [str(run("first")), str(run("second", seed=7))]
+    main(["--output", str(tmp_path / "both.html"), *folders])
+    assert capsys.readouterr().out.split() == [str(tmp_path / "both.html"), str(tmp_path / "both.md")]
+    assert "second, after" in read(tmp_path / "both.html").text
+    main([folders[0], "--output", str(tmp_path / "other.html"), folders[1]])
+    assert "first, after" in read(tmp_path / "other.html").text
 
 
 def test_folders_of_one_name_are_told_apart(run, tmp_path):
@@ -263,7 +517,9 @@ def test_a_verdict_says_what_its_intervals_say(run, has_scores):
     for gaps, spread, look, answer in (
         ((0.1, 3.0), 0.5, "good", "Yes: the words came to mean something"),
         ((1.0, 3.0), 0.5, "good", "Yes: the words came to mean more"),
-        ((3.0, 1.0), 0.5, "problem", "No: "),
+        ((3.0, 1.0), 0.5, "problem", "Less than before: "),
+        ((3.0, 0.2), 0.5, "problem", "No: "),
+        ((3.0, -1.0), 0.5, "problem", "No: "),
         ((1.0, 1.0), 0.5, "warning", "Not told: by 60 held-out pairs"),
         ((-5.0, 0.2), 0.5, "warning", "Not told: "),  # better than before, and yet nothing
     ):
@@ -271,7 +527,7 @@ def test_a_verdict_says_what_its_intervals_say(run, has_scores):
         assert (found.look, found.answer.startswith(answer)) == (look, True), (gaps, found)
         assert bool(found.command) == (look == "warning")
         for gap in gaps:
-            assert f"{gap:.3f} ({gap - spread:.2f}, {gap + spread:.2f})" in found.evidence
+            assert f"{gap:.3f} ({gap - spread:.3f}, {gap + spread:.3f})" in found.evidence
         assert ("the change pair by pair" in found.evidence) == has_scores
 
 
@@ -294,11 +550,55 @@ def test_a_verdict_is_over_all_pairs_of_what_was_measured_twice(run):
     folder = run("first")
     found = judged(folder, with_pairs((0.0, 2.0), 30, 1.0, ("a", "b")))
     # Two sources apart: half of the root of two squares.
-    assert "Over 60 held-out pairs" in found.evidence and "2.000 (1.29, 2.71) after" in found.evidence
+    assert "Over 60 held-out pairs" in found.evidence and "2.000 (1.293, 2.707) after" in found.evidence
     found = judged(folder, lambda found: found["base"]["sources"].pop("b"))
     assert "Over 30 held-out pairs" in found.evidence
     found = judged(folder, lambda found: found["base"]["sources"].update(c=found["base"]["sources"].pop("a")))
     assert found.answer.startswith("Not measured") and "both before training and after" in found.evidence
+
+
+def test_a_source_of_one_pair_counts_in_the_mean_and_not_in_the_spread(run):
+    folder = run("first")
+    change(folder, "evaluation.json", with_pairs((0.0, 3.0), 30))
+
+    def add_one(found):
+        for moment, gap in (("base", 0.0), ("model", 34.0)):
+            alone = {"value": gap, "low": None, "high": None, "n": 1}
+            found[moment]["sources"]["alone"] = {"steering_gap": alone, "scores": [[gap / 20, 0.0]]}
+
+    found = judged(folder, add_one)
+    assert found.look == "good" and "Over 31 held-out pairs" in found.evidence
+    low, high = (4 + 30 / 31 * side for side in (-0.5, 0.5))
+    assert f"4.000 ({low:.3f}, {high:.3f}) after" in found.evidence
+
+    def leave_singles(found):
+        for moment, gap in (("base", 0.0), ("model", 3.0)):
+            alone = {"steering_gap": {"value": gap, "low": None, "high": None, "n": 1}, "scores": [[gap / 20, 0.0]]}
+            found[moment]["sources"] = {f"source {n}": alone for n in range(25)}
+
+    found = judged(folder, leave_singles)
+    assert found.answer.startswith("Not told: by 25") and "3.000 after" in found.evidence
+
+
+def test_pairs_of_one_prompt_are_one_voice_and_others_are_not_compared(run):
+    folder = run("first")
+
+    def put(prompts, others=None):
+        def of(gap, keys):
+            changes = gap / 20 * np.array([1.0] * 30 + [-1.0] * 14)
+            scores = [[float(value), 0.0] for value in changes]
+            return {"steering_gap": figure(gap, 0.5, 44), "scores": scores, "prompts": keys}
+
+        def how(found):
+            for moment, gap, keys in (("base", 0.0, others or prompts), ("model", 1.0, prompts)):
+                found[moment]["sources"] = {"mine": of(gap, keys)}
+
+        return how
+
+    apart, few = [f"{n}" for n in range(44)], [f"{n // 10}" for n in range(44)]
+    assert judged(folder, put(apart)).look == "good"
+    assert judged(folder, put(few)).look == "warning"  # three prompts of five went up
+    assert "which pair is which was not kept" in judged(folder, put(apart, apart[::-1])).evidence
 
 
 @pytest.mark.parametrize(("num_pairs", "words"), [(1, "1 held-out pair is"), (2, "2 held-out pairs are"), (19, "19 h")])
@@ -319,7 +619,7 @@ def test_no_figures_are_said_with_how_to_have_them(run):
     assert found.answer.startswith("Not measured") and "coh.evaluate" in found.command
     (folder / "evaluation.json").write_text(json.dumps({"model": measured(62.0, 2.5)}))
     found = verdict(read_run(folder))
-    assert found.answer.startswith("Not measured") and "2.500 (1.50, 3.50)" in found.evidence
+    assert found.answer.startswith("Not measured") and "2.500 (1.500, 3.500)" in found.evidence
     (folder / "evaluation.json").write_text(json.dumps({"base": measured(62.0, 2.5)}))
     assert "after training" in verdict(read_run(folder)).evidence
 
@@ -394,7 +694,7 @@ def test_the_answer_comes_first_then_tiles_outputs_pictures_and_figures(run, tmp
     assert places == sorted(places) and "verdict warning" not in html
     both = write_report(folders, tmp_path / "both.html")
     for words in (read(both).text, both.with_suffix(".md").read_text()):
-        assert words.index("first: Yes: ") < words.index("second: No: ") < words.index("feedback loss")
+        assert words.index("first: Yes: ") < words.index("second: Less than before: ") < words.index("feedback loss")
         assert words.index("first: ", words.index("To repeat it")) > words.index("To repeat second")
 
 
@@ -402,9 +702,11 @@ def test_tiles_of_pairs_say_how_many(run):
     folder = run("first")
     tiles = {what: more for what, _, more in glance(read_run(folder))}
     assert tiles["pair accuracy, by words"].startswith("of 40 held-out pairs; 57.0 % before")
-    assert tiles["steering gap"].startswith("over 40 held-out pairs; ")
+    assert tiles["steering gap"] == "nats per pair, over 40 held-out pairs; 0.200 before"
     change(folder, "evaluation.json", lambda found: found.pop("base"))
-    assert {what: more for what, _, more in glance(read_run(folder))}["steering gap"] == "over 40 held-out pairs"
+    assert {what: more for what, _, more in glance(read_run(folder))}[
+        "steering gap"
+    ] == "nats per pair, over 40 held-out pairs"
 
 
 def test_steps_and_tokens_are_those_of_the_run(run):

@@ -50,7 +50,7 @@ def zero3(tmp_path, gather):
 
 def messages(tmp_path):
     """What each wrong launch is told."""
-    alone, joined = asked(), asked(world_size=2)
+    alone = asked()
     found = [
         launch_problems(alone, TORCHRUN | {"WORLD_SIZE": "2"}),
         early_problems(asked(use_cpu=True), {"WORLD_SIZE": "2"}, 0),

@@ -1,6 +1,7 @@
 """What a model writes: prompts that leave room, figures that texts have, and draws that do not depend on processes."""
 
 import builtins
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from toys import tiny_model_folder
 from coh.data.records import FeedbackGroup, as_messages
 from coh.data.templates import load_family
 from coh.generation import drawing
+from coh.measures import rouge
 from coh.modeling import ModelError
 from coh.processes import warn_once
 from coh.saved import Words, save_words
@@ -111,6 +113,39 @@ class TestFigures:
         assert "distinct1" not in text_figures([""], ["two"]) and text_figures([], []) == {}
         assert not any(np.isnan(figure.value) for figure in text_figures(["", "a b"], ["c", "d"]).values())
 
+    def test_scripts_without_spaces_are_counted_by_letters_and_others_as_ever(self):
+        found = text_figures(["\u65e5\u672c\u65e5\u672c\u3002", "It's - fine."], ["\u65e5\u672c", "fine"])
+        assert found["length"].value == (4 + 3) / 2 and found["distinct1"].value == pytest.approx(5 / 7)
+
+    def test_rouge_of_english_is_that_of_its_package(self):
+        """Of texts in ASCII, the signs of other uses of it included, and with marks that type sets."""
+        scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="pip install rouge-score")
+        rng = np.random.default_rng(0)
+        signs = [*"aAbeginrstyz019 ", " ", *"_-'.,/\n\t\x00@#", "running", "flies ", "\u2019s ", "\u201c", "\u2014"]
+        texts = ["".join(rng.choice(signs, size=rng.integers(120))) for _ in range(300)]
+        names = ["rouge1", "rouge2", "rougeL"]
+        default = scorer.RougeScorer(names, use_stemmer=True)
+        found = rouge(texts[::2], texts[1::2])
+        expected = [default.score(reference, output) for output, reference in zip(texts[::2], texts[1::2])]
+        for name in names:
+            assert found[name].tolist() == [100 * scores[name].fmeasure for scores in expected]
+            assert len(set(found[name].tolist())) > 20
+
+    @pytest.mark.parametrize(
+        "output, reference, shared",
+        [
+            ("Небо сегодня синее", "небо было синее", 4 / 6),  # noqa: RUF001
+            ("Gießen Sie!", "gießen, bitte", 2 / 4),
+            ("空は青い。", "空が青い", 6 / 8),
+            ("ฟ้าสีฟ้า", "ฟ้า", 2 * 3 / 11),
+            ("हिन्दी में", "हिन्दी", 2 / 3),
+            ("café", "cafe\u0301", 1),
+        ],
+    )
+    def test_rouge_knows_other_letters(self, output, reference, shared):
+        pytest.importorskip("rouge_score", reason="rouge-score is not installed: pip install rouge-score")
+        assert rouge([output], [reference])["rouge1"].tolist() == pytest.approx([100 * shared])
+
     def test_rouge_that_is_not_installed_is_said_once(self, monkeypatch, caplog):
         real = builtins.__import__
 
@@ -154,3 +189,30 @@ def test_win_rates_and_ties_that_nobody_needs_to_judge(model):
     }
     assert found.judge == "the longest" and len(judge.asked) == 5
     assert judged(written, judge).wins.keys() == {"good_over_bad", "good_over_people"}
+    assert set(found.num_not_judged.values()) == {0}
+
+
+class Silent(Longest):
+    """The same, but of outputs with more than one word it says nothing."""
+
+    def prefer(self, prompts, first, second):
+        is_silent = [" " in one + other for one, other in zip(first, second)]
+        return np.where(is_silent, np.nan, super().prefer(prompts, first, second))
+
+
+def test_what_is_not_judged_is_half_and_counted(model):
+    written = write(model, groups(3, 4, 5), max_new_tokens=4)
+    outputs = {"good": ("longer", "two words", "same"), "bad": ("short", "x", "same")}
+    found = judged(replace(written, outputs=outputs, people=("a", "b", "c")), Silent())
+    assert found.num_not_judged == {"good_over_bad": 1, "good_over_people": 1}
+    assert found.wins["good_over_bad"].value == pytest.approx(100 * (1 + 0.5 + 0.5) / 3)
+    assert found.wins["good_over_people"].value == pytest.approx(100 * (1 + 0.5 + 1) / 3)
+    assert found.as_json()["num_not_judged"] == found.num_not_judged and found.wins["good_over_bad"].n == 3
+
+
+def test_an_output_that_people_found_bad_is_nobodys_best(model):
+    thumbs = [
+        FeedbackGroup("mine", as_messages(f"Is {n} odd?"), (f"output {n}",), (1,), is_good=bool(n % 2))
+        for n in range(4)
+    ]
+    assert write(model, thumbs, max_new_tokens=4).people == ("output 1", "output 3")

@@ -89,9 +89,25 @@ def claim(folder: Path, run: Run) -> Iterator[Path | None]:
 
 
 def read_results(folder: Path) -> dict[Run, dict[str, Any]]:
-    """All results of a folder."""
-    found = [read_json(path) for path in sorted(folder.glob(f"*/{RESULT}"))]
+    """All results of a folder.
+
+    Raises:
+        FeedbackError: two of them are not of the same pairs in the same order, so that no difference can be had.
+    """
+    paths = sorted(folder.glob(f"*/{RESULT}"))
+    found = [read_json(path) for path in paths]
+    for path, one in zip(paths[1:], found[1:]):
+        if _pairs(one) != _pairs(found[0]):
+            raise FeedbackError(
+                f"{paths[0].parent} and {path.parent} were not measured on the same pairs: the feedback changed in "
+                "between. Delete the one that is of the old feedback, and run again, or choose another --output_dir"
+            )
     return {Run(one["arm"], one["seed"]): one for one in found}
+
+
+def _pairs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which pairs a result is of."""
+    return [(pair["source"], pair["prompt"]) for pair in result["pairs"]]
 
 
 def measured(result: Mapping[str, Any]) -> Measured:
@@ -102,4 +118,5 @@ def measured(result: Mapping[str, Any]) -> Measured:
         np.array([pair["num_tokens"] for pair in pairs], float).reshape(-1, 2),
         tuple(pair["source"] for pair in pairs),
         np.array(result["texts"], float).reshape(-1, 2),
+        tuple(pair["prompt"] for pair in pairs),
     )

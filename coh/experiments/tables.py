@@ -15,10 +15,10 @@ from coh.experiments.comparing import (
     METRICS,
     Measured,
     accuracy_resolution,
+    compared,
     mean_resolution,
     paired_difference,
     rows_of,
-    verdict,
 )
 from coh.experiments.records import measured
 from coh.measures import Estimate
@@ -38,6 +38,10 @@ ORDERINGS = (
     ("fcm_5", "fcm_15", "81.2 > 80.5"),
     ("p_n", "sft", "78.8 > 64.8"),
     ("sft", "base", "64.8 > 43.8"),
+)
+TOLD = (
+    "A difference is {} where its interval leaves out 0 and, of accuracies, a sign test over the pairs that one has "
+    "right and the other wrong gives p < 0.05 too. Of many comparisons one in twenty is told by chance alone."
 )
 Results = Mapping[Run, Mapping[str, Any]]
 
@@ -62,11 +66,11 @@ def page(results: Results) -> str:
         "## The arms\n\nEach arm but `coh` differs from it in one thing. In parentheses 95 % intervals over pairs; "
         "seeds are averaged pair by pair first, and ± is their standard deviation. `base` was taught no words, `sft` "
         "and `dpo` only those for a good output: all three are asked in the words of `coh`.\n\n" + figures_table(arms),
-        "## Differences\n\nOver the same pairs (paired bootstrap). An interval without 0 is in bold. It says how far "
-        "other pairs would change the figure, not how far other seeds would.\n\n" + differences_table(arms),
+        "## Differences\n\nOver the same pairs (paired bootstrap). The interval says how far other pairs would change "
+        f"the figure, not how far other seeds would. {TOLD.format('in bold')}\n\n" + differences_table(arms),
         "## By source\n\n" + sources_table(arms),
-        "## The paper's orderings\n\nThe paper's figures are the pair accuracy of GPT-J 6B on hh-rlhf (%). *yes* and "
-        "*no*: the interval of the difference here is above or below 0.\n\n" + orderings_table(arms),
+        "## The paper's orderings\n\nThe paper's figures are the pair accuracy of GPT-J 6B on hh-rlhf (%). "
+        f"{TOLD.format('*yes* (above 0) or *no* (below)')}\n\n" + orderings_table(arms),
         "## What it cost\n\nTokens are what the model reads in training, without padding. Compute counts a token "
         "that is read forward only, as DPO's reference is, as a third of one that is trained on.\n\n"
         + cost_table(results),
@@ -124,16 +128,15 @@ def differences_table(arms: Mapping[str, Sequence[Measured]]) -> str:
     for other in (REFERENCE, BASE):
         for name, runs in arms.items():
             if other in arms and name != other and (other, name) != (BASE, REFERENCE):
-                cells = [_told(paired_difference(rows_of(runs, m), rows_of(arms[other], m))) for m in METRICS]
-                if len(runs[0].texts) and len(arms[other][0].texts):
-                    cells.append(_told(drift(runs, arms[other])))
+                metrics = [*METRICS, *(["text_loss"] if len(runs[0].texts) and len(arms[other][0].texts) else [])]
+                cells = [_told(*compared(rows_of(runs, m), rows_of(arms[other], m))) for m in metrics]
                 lines.append([f"`{name}` less `{other}`", *cells])
     return _table(["", *METRICS.values(), "loss of text"], lines)
 
 
-def _told(difference: Estimate) -> str:
+def _told(difference: Estimate, says: str) -> str:
     text = f"{difference.value:+.2f} ({difference.low:+.2f}, {difference.high:+.2f})"
-    return text if verdict(difference) == "not told apart" else f"**{text}**"
+    return text if says == "not told apart" else f"**{text}**"
 
 
 def sources_table(arms: Mapping[str, Sequence[Measured]]) -> str:
@@ -155,8 +158,8 @@ def orderings_table(arms: Mapping[str, Sequence[Measured]]) -> str:
     for first, second, there in ORDERINGS:
         cells = ["not measured"] * len(ACCURACIES)
         if first in arms and second in arms:
-            found = [paired_difference(rows_of(arms[first], m), rows_of(arms[second], m)) for m in ACCURACIES]
-            cells = [f"{verdict(one)}: {one.value:+.2f} ({one.low:+.2f}, {one.high:+.2f})" for one in found]
+            found = [compared(rows_of(arms[first], m), rows_of(arms[second], m)) for m in ACCURACIES]
+            cells = [f"{says}: {one.value:+.2f} ({one.low:+.2f}, {one.high:+.2f})" for one, says in found]
         lines.append([f"`{first}` above `{second}`", there, *cells])
     lines.append(["general skill is kept (`coh` no worse than `base`)", "40.95, base 40.60 (lm-eval)", *_kept(arms)])
     note = (

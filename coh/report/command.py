@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from coh.arguments import ConfigError, parse
 from coh.report.html import as_page
@@ -83,13 +82,8 @@ def _read(folders: Sequence[str | Path]) -> list[Run]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    import sys
-
-    argv = list(sys.argv[1:] if argv is None else argv)
-    # The folders are what the command is about, so they stand without an option in front.
-    bare = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
-    given: list[Any] = [*(["--folders", *argv[:bare]] if bare else []), *argv[bare:]]
-    (args,) = parse([ReportArgs], given, prog="python -m coh.report", description=(__doc__ or "").split("\n")[0])
+    description = (__doc__ or "").split("\n")[0]
+    (args,) = parse([ReportArgs], argv, prog="python -m coh.report", description=description, bare="folders")
     try:
         path = write_report(args.folders, args.output)
     except ReportError as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from coh import pages
 from coh.pages import Table, text
 from coh.report import tables
+from coh.report.answer import Verdict, answer
 from coh.report.pictures import Picture
 from coh.report.record import Run
 from coh.report.repeat import start
-from coh.report.verdict import Verdict, verdict
 
 MOST_OUTPUTS = 8  # of a source, that are shown side by side
 MOST_CAPTION = 140
@@ -22,15 +23,15 @@ figure svg { display: block; width: 100%; height: auto; }
 figcaption { margin-top: 0.4rem; color: var(--faint); font-size: 0.8rem; }
 .section { margin: 2.5rem 0 0.75rem; font-size: 1.4rem; letter-spacing: -0.01em; }
 .outputs { display: grid; gap: 0.75rem; }
-.outputs .card p { margin: 0 0 0.6rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; }
+.outputs p { margin: 0 0 0.6rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext; }
 .outputs .prompt { color: var(--prompt); }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0.75rem; }
 .sides div { padding: 0.6rem 0.8rem; border-radius: 8px; font-size: 0.92rem; }
 .sides h3 { margin: 0 0 0.3rem; font-size: 0.8rem; font-weight: 600; }
-.sides p { margin: 0; }
+.sides div p { margin: 0; }
 .sides .good { background: var(--target); color: var(--ink); }
 .sides .bad { background: var(--words); }
-.sides .people { background: var(--output); }
+.sides .people { grid-column: 1 / -1; background: var(--output); }
 .across { grid-column: 1 / -1; }
 .across th { white-space: normal; vertical-align: bottom; }
 .across td.word { min-width: 11rem; }
@@ -43,6 +44,7 @@ figcaption { margin-top: 0.4rem; color: var(--faint); font-size: 0.8rem; }
 .quiet h2 { margin: 0 0 0.3rem; font-size: 0.85rem; }
 .quiet ul { margin: 0; padding-left: 1.2rem; }
 pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
+pre span { display: inline-block; max-width: 100%; }
 """
 
 
@@ -51,7 +53,7 @@ def as_page(runs: Sequence[Run], pictures: Sequence[Picture]) -> str:
     names = " and ".join(run.name for run in runs)
     model = ", ".join(dict.fromkeys(str(run.arguments.get("model_name", "")) for run in runs if run.arguments))
     body = [f"<header><h1>{text(names)}</h1><p>{text(f'Chain of Hindsight · {model}' if model else '')}</p></header>"]
-    body += [line for run in runs for line in _verdict(verdict(run), run.name if len(runs) > 1 else "")]
+    body += [line for run in runs for line in _verdict(answer(run), run.name if len(runs) > 1 else "")]
     for run in runs:
         if len(runs) > 1:
             body.append(f'<h2 class="section">{text(run.name)}</h2>')
@@ -89,8 +91,14 @@ def _start(run: Run, is_one_of_several: bool) -> Iterator[str]:
         if started.remark:
             yield f"<p>{text(started.remark)}</p>"
         if started.code:
-            yield f"<pre>{text(started.code)}</pre>"
+            yield _code(started.code)
         yield "</section>"
+
+
+def _code(code: str) -> str:
+    """Code, of which no word is broken at the end of a line but where it is longer than that: `--name` least of all."""
+    words = re.sub(r"(\S+)", r"<span>\1</span>", text(code))
+    return f"<pre>{words}</pre>"
 
 
 def _verdict(found: Verdict, name: str) -> Iterator[str]:
@@ -98,7 +106,7 @@ def _verdict(found: Verdict, name: str) -> Iterator[str]:
     yield f'<section class="verdict {found.look}"><h2>{text(f"{name}: {found.answer}" if name else found.answer)}</h2>'
     yield f"<p>{text(found.evidence)}</p>"
     if found.command:
-        yield f"<p>{text(found.remark)}</p><pre>{text(found.command)}</pre>"
+        yield f"<p>{text(found.remark)}</p>{_code(found.command)}"
     yield "</section>"
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from coh.data.records import visible
 from coh.report.record import Run
 
 
@@ -39,6 +40,8 @@ LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (8, 4)), (0, (5, 1, 1, 1, 1,
 MARKERS = ("o", "s", "^", "D")
 HATCHES = ("", "////", "....", "xxxx")
 TEXT = "pretrain"  # plain text, which has a look of its own beside the sources of feedback
+SHIELD = "\u200b"
+MOST_LETTERS = 32  # of a name in a picture: two of them fit beside each other
 WIDTH = 6.2  # inches, as all heights here
 NAMES = {
     "loss_feedback": "feedback",
@@ -83,6 +86,7 @@ def _style(palette: Palette) -> dict[str, Any]:
     return {
         "font.size": 11,
         "font.family": "sans-serif",
+        "text.parse_math": False,  # names of runs and of sources may have $ in them
         "text.color": palette.ink,
         "axes.edgecolor": palette.line,
         "axes.labelcolor": palette.faint,
@@ -137,8 +141,19 @@ def _for_page(drawing: str, name: str) -> str:
     return drawing
 
 
+def _name(words: str) -> str:
+    """A name of somebody's as it stands in a picture: on one line, and without its middle where it is long."""
+    shown = " ".join(visible(words).split())
+    return shown if len(shown) <= MOST_LETTERS else f"{shown[: MOST_LETTERS // 2 - 1]}…{shown[-MOST_LETTERS // 2 :]}"
+
+
 def _label(runs: Sequence[Run], run: Run, what: str) -> str:
-    return ", ".join(filter(None, (run.name if len(runs) > 1 else "", what)))
+    return ", ".join(filter(None, (_name(run.name) if len(runs) > 1 else "", _name(what))))
+
+
+def _key(label: str) -> str | None:
+    """A label as matplotlib keeps it for the legend, from which it would leave one out that begins with "_"."""
+    return f"{SHIELD}{label}" if label.startswith("_") else label or None
 
 
 def _curves(title: str, names: tuple[str, ...]) -> Draw:
@@ -193,7 +208,7 @@ def _look_of_run(palette: Palette, number: int) -> dict[str, Any]:
 def _line(axes: Any, curve: Sequence[tuple[int, float]], label: str, look: dict[str, Any]) -> str:
     steps, values = zip(*curve)
     dot = {"marker": "o"} if len(steps) == 1 else {}
-    axes.plot(steps, values, label=label or None, markersize=4, **(dot | look))
+    axes.plot(steps, values, label=_key(label), markersize=4, **(dot | look))
     return f"{label} from {values[0]:.4g} to {values[-1]:.4g}".strip()
 
 
@@ -202,6 +217,7 @@ def _finished(axes: Any, title: str, told: Sequence[str]) -> str | None:
         return None
     axes.set_title(title)
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if len(told) > 1:
         _legend(axes)
     return f"{title}: {'; '.join(told)}."
@@ -213,7 +229,9 @@ def _legend(axes: Any) -> None:
     column = 0.75 + 0.078 * max(map(len, labels))
     num_columns = int(min(4, len(labels), max(1, (WIDTH - 0.2) // column)))
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.2 * -(-len(labels) // num_columns))
-    figure.legend(loc="outside lower center", ncols=num_columns)
+    legend = figure.legend(loc="outside lower center", ncols=num_columns)
+    for words in legend.get_texts():
+        words.set_text(words.get_text().removeprefix(SHIELD))
 
 
 def _sides(runs: Sequence[Run]) -> list[tuple[Run, str]]:
@@ -228,8 +246,14 @@ def _bar_rows(runs: Sequence[Run], measures: tuple[str, ...]) -> list[tuple[str,
         (source, measure)
         for source in sources
         for measure in measures
-        if any(measure in sources.get(source, {}) for sources in found)
+        if any(_figure(sources, source, measure) for sources in found)
     ]
+
+
+def _figure(sources: Mapping[str, Any], source: str, measure: str) -> Mapping[str, Any] | None:
+    """A figure, if there is one and it is a number: a model that has diverged gives none."""
+    figure = sources.get(source, {}).get(measure)
+    return figure if figure and figure["value"] is not None else None
 
 
 def _bars_height(runs: Sequence[Run], measures: tuple[str, ...]) -> float:
@@ -247,7 +271,7 @@ def _bars(title: str, measures: tuple[str, ...], chance: float) -> Draw:
         told: dict[int, list[str]] = {place: [] for place in range(len(rows))}
         for side, (run, moment) in enumerate(sides):
             sources, is_after = run.measured[moment]["sources"], moment == "after"
-            own = [(n, figure) for n, (s, m) in enumerate(rows) if (figure := sources.get(s, {}).get(m))]
+            own = [(n, figure) for n, (s, m) in enumerate(rows) if (figure := _figure(sources, s, m))]
             values = np.array([figure["value"] for _, figure in own], float)
             bounds = np.array([[figure["low"], figure["high"]] for _, figure in own], float).reshape(-1, 2)
             number = runs.index(run)
@@ -260,17 +284,18 @@ def _bars(title: str, measures: tuple[str, ...], chance: float) -> Draw:
                 color=look,
                 alpha=0.9 if is_after else 0.4,
                 hatch=HATCHES[number // 4 % len(HATCHES)],
-                label=_label(runs, run, moment),
+                label=_key(_label(runs, run, moment)),
                 xerr=np.nan_to_num(np.abs(bounds - values[:, None])).T,
                 error_kw={"ecolor": palette.ink, "elinewidth": 1, "capsize": 2.5},
             )
             for place, figure in own:
                 told[place].append(f"{_label(runs, run, moment)} {figure['value']:.3g}")
         axes.axvline(chance, color=palette.faint, linewidth=1)
-        labels = ["\n".join(filter(None, (source, NAMES.get(measure, "")))) for source, measure in rows]
+        labels = ["\n".join(filter(None, (_name(source), NAMES.get(measure, "")))) for source, measure in rows]
         axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.grid(axis="y", visible=False)
+        axes.xaxis.get_major_locator().set_params(nbins=5)  # more, as -0.125, would run into each other
         axes.set_title(title)
         _legend(axes)
         said = [f"{label.replace(chr(10), ', ')}: {', '.join(told[place])}" for place, label in enumerate(labels)]
@@ -282,8 +307,10 @@ def _bars(title: str, measures: tuple[str, ...], chance: float) -> Draw:
 def _histogram(runs: Sequence[Run], axes: Any, palette: Palette) -> str | None:
     """Scores of people's better and worse outputs under each run's model, over all sources."""
     found = {
-        number: np.array([pair for own in _after(run, "scores") for pair in own]) for number, run in enumerate(runs)
+        number: np.array([pair for own in _after(run, "scores") for pair in own], float).reshape(-1, 2)
+        for number, run in enumerate(runs)
     }
+    found = {number: values[np.isfinite(values).all(axis=1)] for number, values in found.items()}
     found = {number: values for number, values in found.items() if len(values) > 1}
     if not found:
         return None
@@ -298,7 +325,7 @@ def _histogram(runs: Sequence[Run], axes: Any, palette: Palette) -> str | None:
             label = _label(runs, runs[number], what)
             if len(runs) == 1:
                 axes.hist(inside, bins, weights=weights, histtype="stepfilled", color=color, alpha=0.25)
-            look = {"color": color, "linestyle": line, "linewidth": 1.6, "label": label}
+            look = {"color": color, "linestyle": line, "linewidth": 1.6, "label": _key(label)}
             axes.hist(inside, bins, weights=weights, histtype="step", **look)
         better, worse = values.mean(0)
         averages = f"better outputs {better:.3g} on average, worse ones {worse:.3g}, of {len(values)} pairs"
@@ -324,7 +351,7 @@ def _reliability(runs: Sequence[Run], axes: Any, palette: Palette) -> str | None
             for key in ("predicted", "observed")
         )
         label = _label(runs, run, "")
-        axes.plot(predicted, observed, marker="o", label=label or None, **_look_of_run(palette, number))
+        axes.plot(predicted, observed, marker="o", label=_key(label), **_look_of_run(palette, number))
         for x, y, count in zip(predicted, observed, counts[used]) if len(runs) == 1 else ():
             place = {"xytext": (6, -12), "textcoords": "offset points"}
             axes.annotate(f"{count} pairs", (x, y), **place, color=palette.faint, fontsize=9)

@@ -54,9 +54,9 @@ class Run:
 
     def evaluated(self, measure: str) -> dict[str, list[tuple[int, float]]]:
         """The curves of one measure in evaluation, by source; "" is all feedback together."""
-        start, end = "eval_", measure
-        names = [name for name in self.series if name.startswith(start) and name.endswith(end)]
-        return {name[len(start) : len(name) - len(end)].strip("_"): self.series[name] for name in names}
+        found = re.compile(rf"eval_(?:(.+)_)?{measure}")
+        matches = ((found.fullmatch(name), curve) for name, curve in self.series.items())
+        return {match[1] or "": curve for match, curve in matches if match}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -150,7 +150,8 @@ def _of_start(about: Mapping[str, Any]) -> dict[str, bool]:
 
 def _of_outputs(moments: Mapping[str, Any]) -> dict[str, bool]:
     """Outputs, and their ROUGE where there are any."""
-    written = [own for found in moments.values() for own in ((found or {}).get("written") or {}).values()]
+    of_sources = [own for found in moments.values() for own in ((found or {}).get("written") or {}).values()]
+    written = [own for own in of_sources if own["outputs"]]
     figures = [figures for own in written for figures in own["figures"].values()]
     return {
         "outputs (coh.evaluate --num_prompts)": bool(written),

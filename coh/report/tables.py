@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from coh.harness import COUNT
 from coh.measures import Estimate
 from coh.measuring import LABELS, told
 from coh.pages import Table
@@ -60,22 +62,25 @@ def _over_sources(run: Run, measure: str) -> tuple[str, str] | None:
     """A measure over all pairs of all sources after training, and before it."""
     means, num_pairs = {}, 0
     for moment, found in run.measured.items():
-        figures = [own[measure] for own in found["sources"].values() if measure in own]
+        every = [own[measure] for own in found["sources"].values() if measure in own]
+        figures = [figure for figure in every if figure["value"] is not None]
         if figures:
             num_pairs = sum(f["n"] for f in figures)
             means[moment] = sum(f["value"] * f["n"] for f in figures) / num_pairs
     if "after" not in means:
         return None
-    digits = 1 if "accuracy" in measure else 2
-    unit = " %" if "accuracy" in measure else " nats"
-    before = f"; {means['before']:.{digits}f}{unit} before" if "before" in means else ""
+    is_share = "accuracy" in measure
+    # A sign in front of nothing but zeros would be no news.
+    told = {m: f"{value:.1f} %" if is_share else f"{round(value, 3) + 0.0:.3f}" for m, value in means.items()}
+    before = f"; {told['before']} before" if "before" in told else ""
     pairs = f"{num_pairs:,} held-out pair{'' if num_pairs == 1 else 's'}"
-    return f"{means['after']:.{digits}f}{unit}", f"{'of' if '%' in unit else 'over'} {pairs}{before}"
+    return told["after"], f"{'of' if is_share else 'nats per pair, over'} {pairs}{before}"
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
     """All figures; tables that would be empty are left out."""
-    found = [*_measured(runs), _text(runs), *_written(runs), _sources(runs), _losses(runs), _templates(runs)]
+    results = [*_measured(runs), _text(runs), _benchmarks(runs), *_written(runs)]
+    found = [*results, _sources(runs), _losses(runs), _templates(runs)]
     return [table for table in found if table.rows]
 
 
@@ -125,18 +130,68 @@ def _text(runs: Sequence[Run]) -> Table:
     return Table("General skill", ("", *(head for head, _ in columns)), rows)
 
 
+def _benchmarks(runs: Sequence[Run]) -> Table:
+    """What lm-eval found beside the feedback."""
+    columns = [(head, benchmarks(found)) for head, found in _columns(runs) if found.get("benchmarks")]
+    num_asked = {key: found.n for _, own in columns for key, found in own.items()}
+    rows = tuple(
+        (*key, f"{n:,}" if n else "-", *(str(own[key]) if key in own else "-" for _, own in columns))
+        for key, n in num_asked.items()
+    )
+    heads = ("task", "measure", "examples", *(head for head, _ in columns))
+    return Table("Benchmarks of lm-eval, ± standard error", heads, rows, num_words=2)
+
+
+class Benchmark(NamedTuple):
+    """A figure of lm-eval, its standard error (NaN where it has none), and by how many examples (0: not known)."""
+
+    value: float
+    error: float
+    n: int
+
+    def __str__(self) -> str:
+        digits = 1 if abs(self.value) >= 10 else 3
+        error = "" if math.isnan(self.error) else f" ± {self.error:.{digits}f}"
+        return f"{self.value:.{digits}f}{error}"
+
+
+def benchmarks(measured: Mapping[str, Any]) -> dict[tuple[str, str], Benchmark]:
+    """The figures of lm-eval by task and measure. Its names are "measure,filter"; what has another is no measure.
+
+    >>> benchmarks({"benchmarks": {"piqa": {"acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 25}}})
+    {('piqa', 'acc'): Benchmark(value=0.5, error=0.1, n=25)}
+    """
+    found = {}
+    for task, values in (measured.get("benchmarks") or {}).items():
+        for key, value in values.items():
+            measure, comma, how = key.partition(",")
+            if comma and value is not None and not measure.endswith("_stderr"):
+                error = values.get(f"{measure}_stderr,{how}")
+                name = measure if how == "none" else f"{measure} ({how})"
+                found[task, name] = Benchmark(value, math.nan if error is None else error, int(values.get(COUNT) or 0))
+    return found
+
+
 def _written(runs: Sequence[Run]) -> list[Table]:
     """What was written under good and bad words, as figures; with the judge's verdicts where there was one."""
     tables = []
-    for head, found in _columns(runs):
-        for source, written in (found.get("written") or {}).items():
+    columns = [(head, found.get("written") or {}) for head, found in _columns(runs)]
+    for source in dict.fromkeys(source for _, found in columns for source in found):
+        for head, written in ((head, found[source]) for head, found in columns if source in found):
             names = tuple(written["figures"])
             rows = _figure_rows(WRITTEN_LABELS, [written["figures"][words] for words in names])
             title = f"Written for {len(written['outputs'])} prompts of {source}, {head}"
             tables.append(Table(title, ("", *(f"{words} words" for words in names)), rows))
-            wins = _figure_rows(WIN_LABELS, [written["wins"]])
+            wins = _figure_rows(_win_labels(written), [written["wins"]])
             tables.append(Table(f"Won on {source}, {head}", (f"judged by {written['judge']}", "%"), wins))
     return tables
+
+
+def _win_labels(written: Mapping[str, Any]) -> dict[str, str]:
+    """What was won against; comparisons that the judge did not judge count as ties, which is said."""
+    missed = written.get("num_not_judged", {})
+    notes = {name: f" ({missed[name]} not judged: ties)" if missed.get(name) else "" for name in WIN_LABELS}
+    return {name: label + notes[name] for name, label in WIN_LABELS.items()}
 
 
 def _sources(runs: Sequence[Run]) -> Table:
@@ -218,7 +273,10 @@ def changed(runs: Sequence[Run]) -> Table:
 
 
 def written_rows(runs: Sequence[Run], most: int) -> list[tuple[str, str, list[tuple[str, str, str]]]]:
-    """(source, prompt, sides) of prompts for which models wrote; a side is (look, head, output)."""
+    """(source, prompt, sides) of prompts for which models wrote; a side is (look, head, output).
+
+    Prompts for which more of them wrote come first: there they can be compared.
+    """
     found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     for head, measured in _columns(runs):
         for source, written in (measured.get("written") or {}).items():
@@ -229,4 +287,5 @@ def written_rows(runs: Sequence[Run], most: int) -> list[tuple[str, str, list[tu
                     sides.append(("people", "people's best", row["people"]))
     for sides in found.values():
         sides.sort(key=lambda side: side[0] == "people")
-    return [(source, prompt, sides) for (source, prompt), sides in found.items()]
+    shown = [(source, prompt, sides) for (source, prompt), sides in found.items()]
+    return sorted(shown, key=lambda row: -len(row[2]))

@@ -76,6 +76,9 @@ def verdict(run: Run) -> Verdict:
     if direction > 0:
         what = "more to the model than before training" if first.low > 0 else "something to the model"
         return Verdict("good", f"Yes: the words came to mean {what}.", evidence)
+    if direction < 0 and last.low > 0:
+        less = "Less than before: the words still mean something to the model, but less than before training."
+        return Verdict("problem", less, evidence)
     if direction < 0:
         return Verdict("problem", "No: what the words do moved the other way in training.", evidence)
     answer = f"Not told: by {num_pairs} held-out pairs, {WORDS} may as well be nothing."
@@ -102,13 +105,19 @@ def _unmeasured(run: Run, before: Mapping[str, Any], after: Mapping[str, Any]) -
 
 
 def _pooled(entries: Sequence[Mapping[str, Any]]) -> Estimate:
-    """The gap over the pairs of all sources; their rows are apart, so that the squares of their spreads add up."""
+    """The gap over the pairs of all sources; their rows are apart, so that the squares of their spreads add up.
+
+    A source that has no interval, since it has a single pair, counts in the mean alone.
+    """
     gaps = [estimate(entry[GAP]) for entry in entries]
     n = sum(gap.n for gap in gaps)
     value = sum(gap.value * gap.n for gap in gaps) / n
+    spread = [gap for gap in gaps if not math.isnan(gap.low)]
+    if not spread:
+        return Estimate(value, math.nan, math.nan, n)
     below, above = (
-        math.sqrt(sum((gap.n / n * (end - gap.value)) ** 2 for gap, end in zip(gaps, ends)))
-        for ends in ([gap.low for gap in gaps], [gap.high for gap in gaps])
+        math.sqrt(sum((gap.n / n * (end - gap.value)) ** 2 for gap, end in zip(spread, ends)))
+        for ends in ([gap.low for gap in spread], [gap.high for gap in spread])
     )
     return Estimate(value, value - below, value + above, n)
 
@@ -118,15 +127,19 @@ def _paired(before: Mapping[str, Any], after: Mapping[str, Any], names: Sequence
 
     None where the scores of a source are not of the same pairs both times.
     """
-    changes = []
+    changes: list[Any] = []
+    prompts: list[Any] = []
     for name in names:
         scores = [np.asarray(found[name].get("scores") or [], float).reshape(-1, 2) for found in (before, after)]
         counts = [found[name][GAP]["n"] for found in (before, after)]
         too_long = [found[name].get("num_too_long", 0) for found in (before, after)]
-        if not len(scores[0]) == len(scores[1]) == counts[0] == counts[1] or too_long[0] != too_long[1]:
+        own = [found[name].get("prompts") or [(name, n) for n in range(counts[0])] for found in (before, after)]
+        is_known = len(scores[0]) == len(scores[1]) == counts[0] == counts[1] and len(own[0]) == counts[0]
+        if not is_known or too_long[0] != too_long[1] or own[0] != own[1]:
             return None
         changes.append((scores[1][:, 0] - scores[1][:, 1]) - (scores[0][:, 0] - scores[0][:, 1]))
-    return mean(np.concatenate(changes))
+        prompts += own[0]
+    return mean(np.concatenate(changes), prompts=prompts)
 
 
 def _direction(before: Estimate, after: Estimate, change: Estimate | None) -> int:
