@@ -102,10 +102,11 @@ class CoHDataArgs:
         metadata={"help": "Pretraining rows per feedback row; 1 measures both losses equally well (the paper took 4)."},
     )
     templates: list[str] = field(
-        default_factory=lambda: ["prose"],
+        default_factory=lambda: ["marker"],
         metadata={
-            "help": "Words around the outputs: prose, marker, marker_varied or a YAML file, for all sources or one for "
-            "each; prose varies most, which served the paper best. The first is what steers the model afterwards."
+            "help": "Words around the outputs: marker, marker_varied, prose or a YAML file, for all sources or one for "
+            "each. marker, one phrase for each quality, is learned soonest (docs/results.md); prose varies most, which "
+            "served the paper best. The first is what steers the model afterwards."
         },
     )
     prompt_format: Literal["plain", "chat"] = field(
