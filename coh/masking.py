@@ -272,7 +272,7 @@ def branching_mask(model: Any, owner_BS: Tensor) -> Tensor:
 def shares_beginnings(model: Any, seq_length: int) -> bool:
     """Whether documents may stand behind one beginning in rows of `seq_length` tokens: tried, with two short ones.
 
-    False for a model that cannot be tried, since ZeRO-3 has taken its weights apart, and for one that is compiled.
+    False for one that cannot be tried, since ZeRO-3 or FSDP2 has its weights in parts, and for one that is compiled.
     """
     base = _base(model)
     is_compiled = any(getattr(part, "_compiled_call_impl", None) for part in base.modules())
@@ -317,9 +317,13 @@ def _base(model: Any) -> Any:
 
 
 def _can_be_tried(model: Any) -> bool:
-    """Whether a forward runs: not where ZeRO-3 keeps the weights in parts, before its engine is there."""
+    """Whether a forward runs, and does no harm.
+
+    ZeRO-3 keeps the weights in parts, which only its engine brings together. FSDP2 takes the part of a model that runs
+    first for the whole, and refuses the one around it afterwards.
+    """
     weight = model.get_input_embeddings().weight
-    return not (hasattr(weight, "ds_id") or weight.is_meta)
+    return not (hasattr(weight, "ds_id") or weight.is_meta or hasattr(weight, "placements"))
 
 
 @torch.no_grad()
