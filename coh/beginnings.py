@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 Targets = NDArray[np.bool_]
-LONGEST = 8  # times its longest document: in longer rows the pairs that are masked cost more than the sharing saves
+LONGEST = 8  # times its longest document: behind one mask, the pairs that it hides grow with the square of the row
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The answer that a report begins with: the verdict, or that a run's feedback compares nothing that could be measured.
 
-In: a `Run`. Out: a `Verdict`. Figures of what the words came to mean are of pairs, and single outputs with a thumb up
-or down, outputs that are equally good, and chains with words of their own give none.
+In: a `Run`. Out: a `Verdict`. It is given by pairs: single outputs with a thumb up or down have figures of their own in
+the tables, and outputs that are equally good and chains with words of their own have none.
 """
 
 from __future__ import annotations
